@@ -1,0 +1,1 @@
+"""Provisioning: everything that happens before the service starts."""
