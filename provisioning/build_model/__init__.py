@@ -1,0 +1,1 @@
+"""The build world: a source of weights becomes a model directory. Needs the build venv."""

@@ -1,0 +1,1 @@
+"""Sources of weights: hub, ModelScope, local directory, GGUF file, embedded package."""
