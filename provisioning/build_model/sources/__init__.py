@@ -1,1 +1,9 @@
-"""Sources of weights: hub, ModelScope, local directory, GGUF file, embedded package."""
+"""Sources of weights: hub, ModelScope, local directory, GGUF file, embedded package.
+
+`open_source(spec)` is the only way in. Importing this needs the standard library alone; a source
+imports what it needs (httpx, tokenizers, gguf, transformers) when it is used.
+"""
+
+from provisioning.build_model.sources.spec import SCHEMES, open_source
+
+__all__ = ["SCHEMES", "open_source"]
