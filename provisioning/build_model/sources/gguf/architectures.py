@@ -110,6 +110,9 @@ def model_config(file: GGUFFile) -> dict[str, Any]:
         "architectures": [family.class_name],
         "model_type": family.model_type,
         "torch_dtype": "float16",
+        # The release whose form of this file this is; without one transformers suspects an old
+        # Mistral tokenizer and warns of wrong tokens.
+        "transformers_version": "4.57.0",
         "vocab_size": embedding.shape[0],
         "hidden_size": hidden_size,
         "intermediate_size": _size(file, "feed_forward_length"),
