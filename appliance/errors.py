@@ -25,7 +25,7 @@ from typing import ClassVar
 
 
 class ApplianceError(Exception):
-    """Base of all errors raised on purpose; its text is one line, made for the person who reads it."""
+    """Base of all errors raised on purpose; its text is one line, made for people to read."""
 
     exit_code: ClassVar[int] = 1
 
@@ -105,7 +105,7 @@ class NotReadyError(OverloadError):
 
 
 class RequestError(ApplianceError):
-    """The client's request cannot be served as it is; `param` names the field at fault, if one is."""
+    """The request cannot be served as it is; `param` names the field at fault, if one is."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         self.param = param

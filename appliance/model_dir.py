@@ -149,7 +149,9 @@ def read_manifest(directory: Path) -> Manifest:
         raise ModelDirError(directory, f"{MANIFEST} cannot be read: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise ModelDirError(directory, f"{MANIFEST} has format {found!r}, this version reads {FORMAT}")
+        raise ModelDirError(
+            directory, f"{MANIFEST} has format {found!r}, this version reads {FORMAT}"
+        )
     try:
         manifest: Manifest = _typed(Manifest, data, "")
     except _FieldError as error:

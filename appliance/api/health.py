@@ -1,0 +1,29 @@
+"""`GET /health/live` (the process answers) and `GET /health/ready` (it takes requests)."""
+
+from __future__ import annotations
+
+import msgspec
+from litestar import get
+from litestar.response import Response
+
+from appliance.service import Service, ServiceStatus
+
+
+class Health(msgspec.Struct):
+    """`status`: live, loading, ready, draining or failed."""
+
+    status: str
+
+
+@get("/health/live", tags=["health"], sync_to_thread=False)
+def live() -> Health:
+    """200 for as long as the process answers at all."""
+    return Health("live")
+
+
+@get("/health/ready", tags=["health"], sync_to_thread=False)
+def ready(service: Service) -> Response[Health]:
+    """200 when requests are served, 503 while loading, draining or after the engine died."""
+    status = 200 if service.status is ServiceStatus.READY else 503
+    headers = {} if status == 200 else {"Retry-After": "2"}
+    return Response(Health(service.status.value), status_code=status, headers=headers)

@@ -1,0 +1,118 @@
+"""Every parameter of OpenAI's two endpoints: supported, ignored or refused.
+
+Nothing a client sends is dropped without being named here; the README prints this table and a test
+keeps the two equal. A refused parameter may still be sent with a value that asks for nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.errors import RequestError
+
+
+class Support(enum.Enum):
+    SUPPORTED = "supported"
+    IGNORED = "ignored"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One request parameter. `harmless` are the values of a refused one that change nothing."""
+
+    name: str
+    support: Support
+    note: str
+    harmless: tuple[Any, ...] = ()
+
+
+def _supported(name: str, note: str) -> Parameter:
+    return Parameter(name, Support.SUPPORTED, note)
+
+
+def _ignored(name: str, note: str) -> Parameter:
+    return Parameter(name, Support.IGNORED, note)
+
+
+def _refused(name: str, note: str, *harmless: Any) -> Parameter:
+    return Parameter(name, Support.REFUSED, note, harmless)
+
+
+_COMMON = (
+    _supported("model", "must be the served model's id"),
+    _supported(
+        "max_tokens", "up to `generation.max_tokens_ceiling`; what the context has room for"
+    ),
+    _supported("temperature", "0 to 2; 0 is greedy"),
+    _supported("top_p", "0 to 1"),
+    _supported("presence_penalty", "-2 to 2"),
+    _supported("frequency_penalty", "-2 to 2"),
+    _supported("logit_bias", "token id to -100 … 100"),
+    _supported("seed", "same seed, same request: same answer"),
+    _supported("stop", "one string or up to 16"),
+    _supported("stream", "server-sent events, ended by `[DONE]`"),
+    _supported("stream_options", "`include_usage`; only with `stream`"),
+    _supported("top_k", "extension; 0 is off"),
+    _supported("min_p", "extension; 0 to 1"),
+    _supported("repetition_penalty", "extension; 1 is off"),
+    _supported("stop_token_ids", "extension; token ids that end the answer"),
+    _supported("ignore_eos", "extension; go on to `max_tokens`"),
+    _ignored("user", "no accounts here"),
+    _ignored("metadata", "nothing is stored"),
+    _ignored("store", "nothing is stored"),
+    _ignored("service_tier", "there is one tier"),
+    _ignored("safety_identifier", "no accounts here"),
+    _ignored("prompt_cache_key", "known prefixes are found by their tokens"),
+    _ignored("prompt_cache_retention", "known prefixes are found by their tokens"),
+    _refused("n", "one answer per request", 1),
+)
+
+CHAT_PARAMETERS = (
+    _supported("messages", "roles system, developer, user, assistant, tool; text parts"),
+    _supported("max_completion_tokens", "the newer name of `max_tokens`"),
+    *_COMMON,
+    _ignored("parallel_tool_calls", "no tools to call"),
+    _ignored("reasoning_effort", "not a reasoning model"),
+    _ignored("verbosity", "the model has no such control"),
+    _refused("logprobs", "not computed", False),
+    _refused("top_logprobs", "not computed", 0),
+    _refused("tools", "no tool calling", []),
+    _refused("tool_choice", "no tool calling", "none", "auto"),
+    _refused("functions", "deprecated, no tool calling", []),
+    _refused("function_call", "deprecated, no tool calling", "none", "auto"),
+    _refused("response_format", "text only", {"type": "text"}),
+    _refused("modalities", "text only", ["text"]),
+    _refused("audio", "text only"),
+    _refused("prediction", "not supported"),
+    _refused("web_search_options", "no network"),
+)
+
+COMPLETION_PARAMETERS = (
+    _supported("prompt", "a string, token ids, or a list of either"),
+    *_COMMON,
+    _refused("best_of", "one answer per request", 1),
+    _refused("echo", "not supported", False),
+    _refused("suffix", "not supported", ""),
+    _refused("logprobs", "not computed", 0),
+)
+
+
+def check_refused(parameters: tuple[Parameter, ...], request: Mapping[str, Any]) -> None:
+    """Raise `RequestError` for the first refused parameter that `request` really uses.
+
+    `request` holds the fields of the decoded body; None means absent, as OpenAI's clients send it.
+    """
+    for parameter in parameters:
+        value = request.get(parameter.name)
+        if parameter.support is not Support.REFUSED or value is None:
+            continue
+        # bool is an int in Python: True must not pass as a harmless 1.
+        if not any(value == h and type(value) is type(h) for h in parameter.harmless):
+            raise RequestError(
+                f"'{parameter.name}' is not supported here ({parameter.note}); leave it out",
+                parameter.name,
+            )

@@ -1,0 +1,19 @@
+"""All routes, in the order of the README's table."""
+
+from __future__ import annotations
+
+from litestar.types import ControllerRouterHandler
+
+from appliance.api.chat_completions import create_chat_completion
+from appliance.api.completions import create_completion
+from appliance.api.health import live, ready
+from appliance.api.models import get_model, list_models
+
+ROUTES: tuple[ControllerRouterHandler, ...] = (
+    create_chat_completion,
+    create_completion,
+    list_models,
+    get_model,
+    live,
+    ready,
+)

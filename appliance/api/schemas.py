@@ -1,0 +1,207 @@
+"""What clients send and get: OpenAI's wire, as msgspec structs.
+
+Request keys that nobody knows are tolerated, as OpenAI's own server does; those it knows stand in
+`parameters.py`. `Any` marks a field that is only looked at to refuse it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+
+from appliance.chat.options import CompletionOptions
+from appliance.errors import RequestError
+
+TokenId = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class ContentPart(msgspec.Struct):
+    """One part of a message's content; only `text` parts can be read by this model."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(msgspec.Struct, omit_defaults=True):
+    """One message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+    def for_template(self, index: int) -> dict[str, Any]:
+        """As chat templates expect it: `content` a string, `developer` as `system`.
+
+        Raises `RequestError` for a part that is no text; `index` names the message.
+        """
+        message: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": self._text(index),
+        }
+        if self.tool_calls:
+            message["tool_calls"] = self.tool_calls
+        for key in ("name", "tool_call_id"):
+            if value := getattr(self, key):
+                message[key] = value
+        return message
+
+    def _text(self, index: int) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        texts = []
+        for number, part in enumerate(self.content or ()):
+            if part.type != "text" or part.text is None:
+                raise RequestError(
+                    f"messages[{index}].content[{number}] is of type '{part.type}' without text; "
+                    "this model reads text only",
+                    "messages",
+                )
+            texts.append(part.text)
+        return "".join(texts)
+
+
+class StreamOptions(msgspec.Struct):
+    """`include_usage`: one more chunk at the end, with the token counts and no choices."""
+
+    include_usage: bool | None = None
+
+
+class SamplingFields(msgspec.Struct, kw_only=True):
+    """What both endpoints take; ranges and meanings stand in `parameters.py`."""
+
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    n: int | None = None
+    logprobs: Any = None
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def options(self, max_tokens: int | None) -> CompletionOptions:
+        """The wishes in the form the completer takes. Raises `RequestError`."""
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options is only allowed with stream", "stream_options")
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return CompletionOptions(
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=_token_ids(self.logit_bias or {}),
+            seed=self.seed,
+            stop=tuple(stop),
+            stop_token_ids=frozenset(self.stop_token_ids or ()),
+            ignore_eos=bool(self.ignore_eos),
+        )
+
+
+class ChatCompletionRequest(SamplingFields, kw_only=True):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
+    max_completion_tokens: int | None = None
+    top_logprobs: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    response_format: Any = None
+    modalities: Any = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+
+
+class CompletionRequest(SamplingFields, kw_only=True):
+    """The body of `POST /v1/completions`."""
+
+    prompt: str | list[str | TokenId | list[TokenId]]
+    best_of: Any = None
+    echo: Any = None
+    suffix: Any = None
+
+    def prompts(self) -> list[str | list[int]]:
+        """One entry per answer: texts, or token ids. Raises `RequestError` when they are mixed."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if all(isinstance(item, int) for item in self.prompt):
+            return [cast("list[int]", self.prompt)]
+        if any(isinstance(item, int) for item in self.prompt):
+            raise RequestError("prompt mixes token ids with texts or lists", "prompt")
+        return cast("list[str | list[int]]", self.prompt)
+
+
+class PromptTokensDetails(msgspec.Struct):
+    """`cached_tokens`: prompt tokens whose KV was known and not computed again."""
+
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct):
+    """Token counts of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class Model(msgspec.Struct, kw_only=True):
+    """A served model; `max_model_len` is its context window in tokens."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "qwen-appliance"
+    max_model_len: int | None = None
+
+
+class ModelList(msgspec.Struct, kw_only=True):
+    """The answer of `GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorDetail(msgspec.Struct):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct):
+    """The body of every answer that is an error, and the data of an error event in a stream."""
+
+    error: ErrorDetail
+
+
+def _token_ids(bias: dict[str, float]) -> dict[int, float]:
+    try:
+        return {int(token_id): value for token_id, value in bias.items()}
+    except ValueError:
+        raise RequestError("the keys of logit_bias must be token ids", "logit_bias") from None

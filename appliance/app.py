@@ -1,0 +1,126 @@
+"""The composition root: configuration in, ASGI application out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+
+from appliance import __version__, startup
+from appliance.api.exceptions import EXCEPTION_HANDLERS
+from appliance.api.routes import ROUTES
+from appliance.backends.base import Backend
+from appliance.config import Config
+from appliance.engine.engine import Engine
+from appliance.errors import ApplianceError, ConfigError
+from appliance.model_dir import read_manifest, verify_files
+from appliance.service import Service, ServiceStatus
+
+_log = logging.getLogger(__name__)
+
+
+class Appliance:
+    """Owns the engine and the service's state, from the first byte read to the last answer sent.
+
+    `on_ready` is called with one line for people when the first real token was answered,
+    `on_failure` when loading failed or the engine died; both on the event loop's thread.
+    """
+
+    def __init__(self, config: Config, backend: Backend | None = None) -> None:
+        if config.model.dir is None:
+            raise ConfigError("model.dir", None, "needed; give --model DIR")
+        self._config = config
+        self._backend = backend
+        self._manifest = read_manifest(config.model.dir)
+        if backend is None:
+            verify_files(config.model.dir, self._manifest, checksums=False)
+        self._engine: Engine | None = None
+        self.service = Service(
+            config.model.name or self._manifest.name, startup.system_fingerprint(self._manifest)
+        )
+        self.on_ready: Callable[[str], None] = _log.info
+        self.on_failure: Callable[[ApplianceError], None] = lambda error: None
+
+    async def start(self) -> None:
+        """Load, start the engine, answer one token, then serve. Raises no `ApplianceError`."""
+        try:
+            await self._start()
+        except ApplianceError as error:
+            self._fail(error)
+
+    async def _start(self) -> None:
+        started = time.perf_counter()
+        loaded = await asyncio.to_thread(startup.load, self._config, self._manifest, self._backend)
+        load_s = time.perf_counter() - started
+        engine = self._engine = Engine(
+            loaded.backend,
+            prefill_chunk=self._config.engine.prefill_chunk,
+            max_waiting=self._config.engine.max_waiting,
+        )
+        engine.on_death = self._fail
+        engine.start()
+        warm_up_s = await startup.warm_up(engine, self._manifest)
+        self.service.completer = startup.create_completer(
+            loaded, engine, self._config, self._manifest
+        )
+        self.service.status = ServiceStatus.READY
+        self.on_ready(
+            f"{self.service.model_name}, {loaded.backend.description}; "
+            f"load {load_s:.2f} s (model {loaded.backend_s:.2f}, tokenizer "
+            f"{loaded.tokenizer_s:.2f}), warm-up {warm_up_s:.2f} s"
+        )
+
+    def stop_accepting(self) -> None:
+        """Refuse new requests; those that run go on. Idempotent."""
+        if self.service.status is not ServiceStatus.FAILED:
+            self.service.status = ServiceStatus.DRAINING
+        if self._engine is not None:
+            self._engine.stop_accepting()
+
+    async def close(self) -> None:
+        """Abort what still runs, which its client is told, and end the engine. Idempotent."""
+        self.stop_accepting()
+        if self._engine is not None:
+            await self._engine.close()
+
+    def _fail(self, error: ApplianceError) -> None:
+        self.service.status = ServiceStatus.FAILED
+        self.on_failure(error)
+
+
+def create_app(config: Config, backend: Backend | None = None) -> Litestar:
+    """The ASGI application; loading begins with its lifespan.
+
+    `backend` replaces the one that `config` names. Raises `ConfigError`, `ModelDirError`.
+    """
+    return asgi(Appliance(config, backend), config)
+
+
+def asgi(appliance: Appliance, config: Config) -> Litestar:
+    """The routes around an appliance, whose life follows the application's."""
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        # Requests are answered from the first moment on: 503 while this task is not done.
+        starting = asyncio.create_task(appliance.start())
+        try:
+            yield
+        finally:
+            await starting
+            await appliance.close()
+
+    return Litestar(
+        route_handlers=ROUTES,
+        dependencies={"service": Provide(lambda: appliance.service, sync_to_thread=False)},
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=[lifespan],
+        request_max_body_size=config.server.max_body_bytes,
+        openapi_config=OpenAPIConfig(title="qwen-appliance", version=__version__, path="/docs"),
+        logging_config=None,
+    )

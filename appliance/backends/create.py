@@ -1,0 +1,76 @@
+"""Builds the backend that the configuration names; the one place that knows all variants."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from appliance.backends.base import Backend
+from appliance.config import EngineConfig
+from appliance.errors import ConfigError
+from appliance.model_dir import Manifest
+
+# A longer window than this is rarely wanted on such a box, and its KV would fill the memory.
+_DEFAULT_MAX_MODEL_LEN = 8192
+# Measured, see the README beside this file.
+_DYNAMIC_QUANTIZATION_GROUP_SIZE = 128
+
+
+def create_backend(config: EngineConfig, model_dir: Path, manifest: Manifest) -> Backend:
+    """Load the model and build the variant `config.kv_cache`; takes seconds.
+
+    Raises `ConfigError` for a setting the model cannot meet, `ModelDirError`, `BackendError`.
+    """
+    max_model_len = _max_model_len(config, manifest)
+    # Imported here: OpenVINO takes a quarter of a second, and a process that only checks its
+    # configuration, or runs on a fake, does not need it.
+    from appliance.backends.loader import CompileOptions, compile_model
+    from appliance.backends.stateful.kv import StatefulKVCache
+    from appliance.backends.stateful.runner import StatefulRunner
+
+    group_size = config.dynamic_quantization_group_size
+    options = CompileOptions(
+        num_threads=config.num_threads,
+        dynamic_quantization_group_size=(
+            _DYNAMIC_QUANTIZATION_GROUP_SIZE if group_size is None else group_size
+        ),
+        inference_precision=_unless_auto(config.inference_precision),
+        kv_cache_precision=_unless_auto(config.kv_cache_precision),
+        cache_dir=config.compile_cache_dir or _default_cache_dir(),
+    )
+    compiled = compile_model(model_dir, options)
+    runner = StatefulRunner(
+        compiled, max_model_len=max_model_len, vocab_size=manifest.architecture.vocab_size
+    )
+    kv = StatefulKVCache(max_model_len, _kv_bytes_per_token(config, manifest))
+    return Backend(kv, runner, description=f"stateful KV cache, {manifest.weights.precision}")
+
+
+def _max_model_len(config: EngineConfig, manifest: Manifest) -> int:
+    of_model = manifest.architecture.max_model_len
+    if config.max_model_len is None:
+        return min(of_model, _DEFAULT_MAX_MODEL_LEN)
+    if config.max_model_len > of_model:
+        raise ConfigError(
+            "engine.max_model_len", config.max_model_len, f"this model's context is {of_model}"
+        )
+    return config.max_model_len
+
+
+def _kv_bytes_per_token(config: EngineConfig, manifest: Manifest) -> int:
+    """Keys and values of all layers; OpenVINO's own choice is 8 bit (scales left out)."""
+    shape = manifest.architecture
+    size = {"auto": 1, "u8": 1, "f16": 2, "f32": 4}[config.kv_cache_precision]
+    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * size
+
+
+def _unless_auto(precision: str) -> str | None:
+    return None if precision == "auto" else precision
+
+
+def _default_cache_dir() -> Path | None:
+    """The user's cache directory; None without a home, as for some system users."""
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "qwen-appliance"
+    home = os.path.expanduser("~")
+    return Path(home) / ".cache" / "qwen-appliance" if home not in ("", "/", "~") else None

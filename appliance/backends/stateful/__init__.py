@@ -1,0 +1,1 @@
+"""The default variant: OpenVINO's stateful KV cache, through the public API only."""

@@ -1,0 +1,70 @@
+"""Bookkeeping of the stateful variant: one row of KV, that outlives the sequence which filled it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from appliance.backends.base import Allocation, KVStats, Slot
+
+_SLOT = Slot(0)
+
+
+class StatefulKVCache:
+    """Knows the token ids whose KV the row holds, and whether a sequence sits in it.
+
+    A freed row keeps its tokens: the next sequence that begins the same way computes only the rest.
+    """
+
+    def __init__(self, max_model_len: int, bytes_per_token: int) -> None:
+        self._max_model_len = max_model_len
+        self._bytes_per_token = bytes_per_token
+        self._row: list[int] = []
+        self._in_use = False
+        self._num_queried_tokens = 0
+        self._num_hit_tokens = 0
+
+    def allocate(self, token_ids: Sequence[int]) -> Allocation | None:
+        if self._in_use or len(token_ids) > self._max_model_len:
+            return None
+        num_cached = min(_common_prefix_length(self._row, token_ids), len(token_ids) - 1)
+        del self._row[num_cached:]
+        self._in_use = True
+        self._num_queried_tokens += len(token_ids)
+        self._num_hit_tokens += num_cached
+        return Allocation(_SLOT, num_cached)
+
+    def reserve(self, slot: Slot, num_tokens: int) -> bool:
+        return len(self._row) + num_tokens <= self._max_model_len
+
+    def commit(self, slot: Slot, token_ids: Sequence[int]) -> None:
+        assert self._in_use and slot == _SLOT
+        self._row.extend(token_ids)
+
+    def free(self, slot: Slot, *, keep_prefix: bool) -> None:
+        if not self._in_use:
+            return
+        self._in_use = False
+        if not keep_prefix:
+            self._row.clear()
+
+    def stats(self) -> KVStats:
+        return KVStats(
+            num_slots_used=int(self._in_use),
+            num_tokens=len(self._row),
+            num_bytes=len(self._row) * self._bytes_per_token,
+            num_queried_tokens=self._num_queried_tokens,
+            num_hit_tokens=self._num_hit_tokens,
+        )
+
+    def check_integrity(self) -> None:
+        assert len(self._row) <= self._max_model_len
+        assert self._num_hit_tokens <= self._num_queried_tokens
+
+
+def _common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
+    length = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length

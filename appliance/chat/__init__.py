@@ -1,0 +1,1 @@
+"""Text in, text out: templates, tokens, and text that streams without a broken character."""

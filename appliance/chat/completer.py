@@ -1,0 +1,126 @@
+"""From a conversation or a text to a running completion: template, tokens, limits, engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from appliance.chat.completion import Completion
+from appliance.chat.detokenizer import Detokenizer
+from appliance.chat.options import CompletionOptions
+from appliance.chat.stop_strings import StopStrings
+from appliance.chat.template import ChatTemplate, Message
+from appliance.chat.tokenizer import Tokenizer
+from appliance.config import GenerationConfig
+from appliance.engine.engine import Engine
+from appliance.engine.sampling_params import SamplingParams
+from appliance.errors import ContextLengthExceededError, RequestError
+
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+class Completer:
+    """Starts completions on one engine.
+
+    What a request leaves open comes from `generation`, and what that leaves open from
+    `model_defaults`, the manifest's generation defaults.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        *,
+        eos_token_ids: Sequence[int],
+        generation: GenerationConfig,
+        model_defaults: Mapping[str, float],
+        timeout_s: float,
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._template = template
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._generation = generation
+        self._defaults = {
+            name: value
+            for name in _SAMPLING
+            if (value := getattr(generation, name)) is not None
+            or (value := model_defaults.get(name)) is not None
+        }
+        self._timeout_s = timeout_s
+
+    @property
+    def max_model_len(self) -> int:
+        """The context window in tokens, prompt and answer together."""
+        return self._engine.limits.max_model_len
+
+    def chat(self, messages: Sequence[Message], options: CompletionOptions) -> Completion:
+        """Answer a conversation.
+
+        Raises `RequestError` for messages or options that cannot be served, `OverloadError` when
+        the engine takes no more.
+        """
+        prompt_ids = self._tokenizer.encode(self._template.render(messages))
+        return self._start(prompt_ids, options, param="messages")
+
+    def complete(self, prompt: str | Sequence[int], options: CompletionOptions) -> Completion:
+        """Go on with a text, or with token ids, as they are. Raises as `chat` does."""
+        if isinstance(prompt, str):
+            prompt_ids = self._tokenizer.encode(prompt, add_special_tokens=True)
+        else:
+            prompt_ids = tuple(prompt)
+            self._check_token_ids(prompt_ids)
+        return self._start(prompt_ids, options, param="prompt")
+
+    def _check_token_ids(self, token_ids: tuple[int, ...]) -> None:
+        vocab_size = self._engine.limits.vocab_size
+        for token_id in token_ids:
+            if not 0 <= token_id < vocab_size:
+                raise RequestError(
+                    f"the prompt holds token id {token_id}, this model has 0 to {vocab_size - 1}",
+                    "prompt",
+                )
+
+    def _start(
+        self, prompt_ids: tuple[int, ...], options: CompletionOptions, *, param: str
+    ) -> Completion:
+        if not prompt_ids:
+            raise RequestError("the prompt is empty", param)
+        if len(prompt_ids) >= self.max_model_len:
+            raise ContextLengthExceededError(len(prompt_ids), self.max_model_len, param)
+        params = self._sampling_params(options, self.max_model_len - len(prompt_ids))
+        generation = self._engine.submit(prompt_ids, params, timeout_s=self._timeout_s)
+        return Completion(
+            generation,
+            Detokenizer(self._tokenizer),
+            StopStrings(options.stop),
+            num_prompt_tokens=len(prompt_ids),
+        )
+
+    def _sampling_params(self, options: CompletionOptions, room: int) -> SamplingParams:
+        """The request's wishes over the defaults; the answer may take `room` tokens at most."""
+        ceiling = self._generation.max_tokens_ceiling
+        max_tokens = options.max_tokens
+        if max_tokens is None:
+            max_tokens = min(self._generation.default_max_tokens, ceiling)
+        if max_tokens > ceiling:
+            raise RequestError(
+                f"max_tokens is {max_tokens}, this server answers with {ceiling} tokens at most",
+                "max_tokens",
+            )
+        wishes = {
+            name: value for name in _SAMPLING if (value := getattr(options, name)) is not None
+        }
+        sampling = {**self._defaults, **wishes}
+        if "top_k" in sampling:
+            sampling["top_k"] = max(0, int(sampling["top_k"]))
+        return SamplingParams(
+            max_tokens=min(max_tokens, room),
+            presence_penalty=options.presence_penalty,
+            frequency_penalty=options.frequency_penalty,
+            logit_bias=options.logit_bias,
+            seed=options.seed,
+            stop_token_ids=options.stop_token_ids
+            | (frozenset() if options.ignore_eos else self._eos_token_ids),
+            **sampling,
+        )

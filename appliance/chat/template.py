@@ -1,0 +1,63 @@
+"""A model's chat template: messages become the prompt's text.
+
+Templates come with the weights, so they are rendered in Jinja's sandbox, with the names and
+settings that transformers gives them (`trim_blocks`, `lstrip_blocks`, loop controls,
+`raise_exception`, `strftime_now`, a `tojson` that keeps non-ASCII text): see
+`apply_chat_template` in transformers.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from appliance.errors import RequestError
+
+Message = Mapping[str, Any]
+
+
+class ChatTemplate:
+    """One compiled template. Raises `jinja2.TemplateSyntaxError` when `text` is none."""
+
+    def __init__(self, text: str, special_tokens: Mapping[str, str]) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = _strftime_now
+        self._template = environment.from_string(text)
+        self._special_tokens = dict(special_tokens)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt, up to where the assistant's answer begins.
+
+        Raises `RequestError` when the template refuses the messages (a role it does not know, an
+        order it does not take).
+        """
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=True, **self._special_tokens
+            )
+        except jinja2.TemplateError as error:
+            raise RequestError(
+                f"the model's chat template refuses these messages: {error}", "messages"
+            ) from error
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    # Jinja's own filter escapes for HTML, which would reach the model as &#39; and the like.
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.datetime.now().strftime(format)

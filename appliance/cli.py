@@ -1,0 +1,89 @@
+"""`qwen-appliance VERB`: arguments to a configuration, then to the verb."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from appliance import __version__
+from appliance.config import (
+    LoadedConfig,
+    add_arguments,
+    describe,
+    example_yaml,
+    load_from_arguments,
+)
+from appliance.errors import ApplianceError
+
+_LOG_FORMAT = "%(levelname)s %(message)s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code that the README's table explains."""
+    args = _parser().parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except ApplianceError as error:
+        print(f"qwen-appliance: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="qwen-appliance", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"qwen-appliance {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    serve = verbs.add_parser("serve", help="serve a model directory until a signal comes")
+    add_arguments(serve)
+    serve.set_defaults(run=_serve)
+
+    config = verbs.add_parser("config", help="print the settings in force, and where each is from")
+    add_arguments(config)
+    config.add_argument(
+        "--example", action="store_true", help="print the commented example file instead"
+    )
+    config.set_defaults(run=_config)
+
+    bench = verbs.add_parser("bench", help="measure any OpenAI-compatible server")
+    _add_bench(bench)
+    return parser
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    from appliance.bench import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    loaded = load_from_arguments(args, os.environ)
+    _log_to_stderr(loaded)
+    # Imported here, so that a wrong setting is told before half a second of imports.
+    from appliance.serve import serve
+
+    return serve(loaded.config)
+
+
+def _config(args: argparse.Namespace) -> int:
+    if args.example:
+        print(example_yaml(), end="")
+        return 0
+    lines = describe(load_from_arguments(args, os.environ))
+    key_width = max(len(line.key) for line in lines)
+    value_width = max(len(line.value) for line in lines)
+    for line in lines:
+        print(f"{line.key:<{key_width}}  {line.value:<{value_width}}  {line.source}")
+    return 0
+
+
+def _log_to_stderr(loaded: LoadedConfig) -> None:
+    """One line per event on stderr; systemd's journal adds the time."""
+    level = loaded.config.server.log_level.upper()
+    logging.basicConfig(level=level, format=_LOG_FORMAT, stream=sys.stderr)
+    # Uvicorn and httpx tell every small step at "info".
+    for name in ("uvicorn", "uvicorn.error", "httpx"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -1,0 +1,219 @@
+"""The engine thread: schedule, forward, sample, for as long as there is work.
+
+The event loop's thread and the engine thread meet here and nowhere else: an inbox one way,
+`loop.call_soon_threadsafe` the other. Everything behind the inbox belongs to the engine thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.backends.base import Backend, KVStats
+from appliance.engine.generation import Generation
+from appliance.engine.sampling_params import SamplingParams
+from appliance.engine.scheduler import ScheduledChunk, Scheduler
+from appliance.engine.sequence import FinishReason, Sequence, StepOutput
+from appliance.errors import (
+    ApplianceError,
+    DeadlineExceededError,
+    EngineDeadError,
+    NotReadyError,
+    QueueFullError,
+)
+
+_log = logging.getLogger(__name__)
+
+_Command = Callable[[], None]
+
+
+class Engine:
+    """Runs sequences on a backend. Its public methods are for the event loop's thread.
+
+    `on_death` is called there, once, when the engine thread ended with an error.
+    """
+
+    def __init__(self, backend: Backend, *, prefill_chunk: int, max_waiting: int) -> None:
+        self.limits = backend.runner.limits
+        self.on_death: Callable[[EngineDeadError], None] = lambda death: None
+        self._backend = backend
+        self._max_open = self.limits.max_slots + max_waiting
+        self._open: set[Generation] = set()
+        self._accepting = True
+        self._death: EngineDeadError | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        # Written by the engine thread only.
+        self._scheduler = Scheduler(backend.kv, self.limits, prefill_chunk=prefill_chunk)
+        self._outbox: list[tuple[Generation, StepOutput]] = []
+        self._closing = False
+
+    @property
+    def num_open(self) -> int:
+        """Sequences submitted and not yet finished, waiting or running."""
+        return len(self._open)
+
+    @property
+    def death(self) -> EngineDeadError | None:
+        """Why the engine thread ended, if it ended by itself."""
+        return self._death
+
+    def kv_stats(self) -> KVStats:
+        """Counters of the KV cache; each is right by itself, they may be a step apart."""
+        return self._backend.kv.stats()
+
+    def start(self) -> None:
+        """Start the engine thread; outputs arrive on the event loop that runs now."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def submit(
+        self, prompt_ids: tuple[int, ...], params: SamplingParams, *, timeout_s: float
+    ) -> Generation:
+        """Queue a sequence; the caller has checked that prompt and answer fit `max_model_len`.
+
+        Raises `QueueFullError`, `NotReadyError` while draining, `EngineDeadError`.
+        """
+        if self._death is not None:
+            raise self._death
+        if not self._accepting:
+            raise NotReadyError("the service is shutting down", retry_after_s=5)
+        if len(self._open) >= self._max_open:
+            raise QueueFullError(
+                f"{len(self._open)} requests are waiting or running, which is all that "
+                "engine.max_waiting allows; try again later",
+                retry_after_s=2,
+            )
+        generation = Generation(abort=lambda: self._inbox.put(lambda: self._abort(sequence)))
+        sequence = Sequence(
+            prompt_ids,
+            params,
+            vocab_size=self.limits.vocab_size,
+            timeout_s=timeout_s,
+            sink=lambda output: self._outbox.append((generation, output)),
+        )
+        self._open.add(generation)
+        self._inbox.put(lambda: self._scheduler.add(sequence))
+        return generation
+
+    def stop_accepting(self) -> None:
+        """Refuse new sequences from now on; those submitted go on."""
+        self._accepting = False
+
+    async def close(self) -> None:
+        """Abort what still runs, end the thread and close the backend. Idempotent."""
+        self._accepting = False
+        if self._thread.is_alive():
+            self._inbox.put(self._close)
+            # The thread ends within one step; its last outputs need this loop to go on meanwhile.
+            await asyncio.to_thread(self._thread.join)
+        if self._death is None:
+            self._backend.runner.close()
+
+    def _deliver(self, outputs: list[tuple[Generation, StepOutput]]) -> None:
+        for generation, output in outputs:
+            if output.finish_reason is not None:
+                self._open.discard(generation)
+            generation.deliver(output)
+
+    def _declare_dead(self, death: EngineDeadError) -> None:
+        self._death = death
+        output = StepOutput((), 0, FinishReason.ERROR, death)
+        self._deliver([(generation, output) for generation in self._open])
+        self.on_death(death)
+
+    # From here on: the engine thread.
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        try:
+            while not self._closing:
+                self._take_inbox()
+                self.step()
+                self._flush()
+        except Exception as error:
+            _log.exception("the engine thread died")
+            death = EngineDeadError(f"the engine died ({error}); the service must be restarted")
+            self._loop.call_soon_threadsafe(self._declare_dead, death)
+
+    def step(self) -> None:
+        """Schedule, forward, sample."""
+        for sequence in self._scheduler.expired(time.monotonic()):
+            self._finish(sequence, FinishReason.ERROR, DeadlineExceededError(sequence.timeout_s))
+        scheduled = self._scheduler.schedule()
+        if not scheduled:
+            return
+        logits = self._backend.runner.forward([item.chunk for item in scheduled])
+        row = 0
+        for item in scheduled:
+            num_logits = item.chunk.num_logits
+            self._advance(item, logits[row : row + num_logits])
+            row += num_logits
+
+    def _advance(self, item: ScheduledChunk, logits: NDArray[np.float32]) -> None:
+        """One sequence takes its part of the step: KV is there, and a token where logits are."""
+        sequence = item.sequence
+        self._scheduler.computed(sequence, len(item.chunk.token_ids))
+        if not len(logits):
+            return
+        reason = sequence.append(sequence.sampler.sample(logits[-1]))
+        if reason is None:
+            self._emit(sequence, sequence.token_ids[-1:])
+        elif reason is FinishReason.LENGTH:
+            self._finish(sequence, reason, token_ids=sequence.token_ids[-1:])
+        else:
+            self._finish(sequence, reason)
+
+    def _emit(
+        self,
+        sequence: Sequence,
+        token_ids: SequenceOf[int] = (),
+        reason: FinishReason | None = None,
+        error: ApplianceError | None = None,
+    ) -> None:
+        sequence.sink(StepOutput(tuple(token_ids), sequence.num_cached_tokens, reason, error))
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        error: ApplianceError | None = None,
+        token_ids: SequenceOf[int] = (),
+    ) -> None:
+        """The one way out for a sequence: its slot is free, its prefix kept, its reader told."""
+        if self._scheduler.finish(sequence):
+            self._emit(sequence, token_ids, reason, error)
+
+    def _abort(self, sequence: Sequence) -> None:
+        self._finish(sequence, FinishReason.ABORT)
+
+    def _close(self) -> None:
+        self._closing = True
+        error = NotReadyError("the service is shutting down", retry_after_s=5)
+        for sequence in self._scheduler.open_sequences():
+            self._finish(sequence, FinishReason.ERROR, error)
+
+    def _take_inbox(self) -> None:
+        """Run what the event loop sent; wait for it when there is nothing else to do."""
+        if not self._scheduler.has_work:
+            if self._inbox.empty():
+                self._backend.runner.idle()
+                self._backend.kv.check_integrity()
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _flush(self) -> None:
+        assert self._loop is not None
+        if self._outbox:
+            self._loop.call_soon_threadsafe(self._deliver, self._outbox)
+            self._outbox = []

@@ -1,0 +1,102 @@
+"""One generation inside the engine: its tokens, how far they are computed, how it ended."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from appliance.backends.base import Slot
+from appliance.engine.sampler import Sampler
+from appliance.engine.sampling_params import SamplingParams
+from appliance.errors import ApplianceError
+
+
+class SequenceStatus(enum.Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class FinishReason(enum.Enum):
+    """Why a sequence ended; the value is the wire's word, where the wire has one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one step gave one sequence. The last one of a sequence has a `finish_reason`.
+
+    `token_ids` are new and part of the answer. `error` is set exactly with `FinishReason.ERROR`.
+    """
+
+    token_ids: tuple[int, ...]
+    num_cached_tokens: int
+    finish_reason: FinishReason | None = None
+    error: ApplianceError | None = None
+
+
+Sink = Callable[[StepOutput], None]
+
+
+class Sequence:
+    """A prompt and the answer so far. Written by the engine thread only.
+
+    `timeout_s` counts from now; `sink` takes each step's output.
+
+    Region map of `token_ids`: `[0, num_cached_tokens)` came from the prefix cache,
+    `[0, num_computed_tokens)` have their KV in `slot`, and what lies behind is the next chunk.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: tuple[int, ...],
+        params: SamplingParams,
+        *,
+        vocab_size: int,
+        timeout_s: float,
+        sink: Sink,
+    ) -> None:
+        assert prompt_ids
+        self.token_ids: list[int] = list(prompt_ids)
+        self.num_prompt_tokens = len(prompt_ids)
+        self.params = params
+        self.sampler = Sampler(params, prompt_ids, vocab_size)
+        self.timeout_s = timeout_s
+        self.deadline = time.monotonic() + timeout_s
+        self.sink = sink
+        self.status = SequenceStatus.WAITING
+        self.slot: Slot | None = None
+        self.num_cached_tokens = 0
+        self.num_computed_tokens = 0
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Tokens whose KV is still to be computed: the prompt's rest, then the last token."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def prefilling(self) -> bool:
+        """More than the last token is to be computed: a prompt, or what preemption took back."""
+        return self.num_pending_tokens > 1
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Take a sampled token into the answer; a reason when the answer ends with it.
+
+        A stop token ends the answer and is no part of it.
+        """
+        if token_id in self.params.stop_token_ids:
+            return FinishReason.STOP
+        self.token_ids.append(token_id)
+        if self.num_output_tokens >= self.params.max_tokens:
+            return FinishReason.LENGTH
+        return None

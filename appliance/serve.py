@@ -1,0 +1,105 @@
+"""`qwen-appliance serve`: a socket, the application, signals, an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from appliance.app import Appliance, asgi
+from appliance.config import Config, ServerConfig
+from appliance.errors import ApplianceError, BindError
+
+_log = logging.getLogger(__name__)
+
+
+def serve(config: Config) -> int:
+    """Serve until a signal or a failure; returns the exit code.
+
+    Everything that can be known to be wrong is raised before the model is loaded: `ConfigError`,
+    `ModelDirError`, `BindError`. A failure later is logged and its exit code returned.
+    """
+    appliance = Appliance(config)
+    with _listening(config.server) as listener:
+        host, port = listener.getsockname()[:2]
+        server = _Server(appliance, config)
+        appliance.on_ready = lambda text: _log.info("ready on %s: %s", _url(host, port), text)
+        appliance.on_failure = server.fail
+        server.run(sockets=[listener])
+    return server.exit_code
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, that drains on SIGTERM and ends with our exit codes instead of by the signal.
+
+    First SIGTERM or SIGINT: stop accepting, let running answers end, abort what runs longer than
+    `server.shutdown_grace_s`. Second one: abort now.
+    """
+
+    def __init__(self, appliance: Appliance, config: Config) -> None:
+        super().__init__(
+            uvicorn.Config(
+                asgi(appliance, config),
+                http="httptools",
+                loop="uvloop",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                # Aborting tells every client, which uvicorn's own limit would not; it comes second.
+                timeout_graceful_shutdown=int(config.server.shutdown_grace_s) + 10,
+            )
+        )
+        self._appliance = appliance
+        self._grace_s = config.server.shutdown_grace_s
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.exit_code = 0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        yield
+
+    def fail(self, error: ApplianceError) -> None:
+        """Loading failed or the engine died: say so, and end with the error's exit code."""
+        _log.error("%s", error)
+        self.exit_code = error.exit_code
+        self._drain(grace_s=0)
+
+    def _on_signal(self) -> None:
+        self._drain(grace_s=0 if self.should_exit else self._grace_s)
+
+    def _drain(self, grace_s: float) -> None:
+        self._appliance.stop_accepting()
+        self.should_exit = True
+        task = asyncio.get_running_loop().create_task(self._close_after(grace_s))
+        self._tasks.add(task)
+
+    async def _close_after(self, grace_s: float) -> None:
+        await asyncio.sleep(grace_s)
+        await self._appliance.close()
+
+
+def _listening(config: ServerConfig) -> socket.socket:
+    """A listening socket on the configured address. Raises `BindError`."""
+    try:
+        info = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, _, _, _, address = info[0]
+        return socket.create_server(address[:2], family=family, backlog=128)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BindError(config.host, config.port, reason) from error
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"

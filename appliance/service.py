@@ -1,0 +1,41 @@
+"""What the routes see of the appliance: whether it serves, under which name, and its completer."""
+
+from __future__ import annotations
+
+import enum
+import time
+
+from appliance.chat.completer import Completer
+from appliance.errors import ModelNotFoundError, NotReadyError
+
+
+class ServiceStatus(enum.Enum):
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Service:
+    """The appliance's state, shared by the composition root, which writes it, and the routes.
+
+    Lives on the event loop's thread. `created` is when the process began, in Unix seconds.
+    """
+
+    def __init__(self, model_name: str, system_fingerprint: str) -> None:
+        self.model_name = model_name
+        self.system_fingerprint = system_fingerprint
+        self.created = int(time.time())
+        self.status = ServiceStatus.LOADING
+        self.completer: Completer | None = None
+
+    def completer_for(self, model: str) -> Completer:
+        """The completer that serves `model`.
+
+        Raises `NotReadyError` unless the service is ready, `ModelNotFoundError` for another model.
+        """
+        if model != self.model_name:
+            raise ModelNotFoundError(model, self.model_name)
+        if self.status is not ServiceStatus.READY or self.completer is None:
+            raise NotReadyError(f"the service is {self.status.value}", retry_after_s=2)
+        return self.completer
