@@ -14,7 +14,6 @@ import os
 import re
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,14 +29,15 @@ class TorchError(Exception):
     """No CPU build of torch can be had; the text says what was found and what to do."""
 
 
-def index_arguments(wanted: str | None, cpu_index: str) -> list[str]:
-    """pip's arguments for where to look: `wanted` if given, `cpu_index` if it answers, else none.
+def places(wanted: str | None, cpu_index: str) -> list[list[str]]:
+    """Where to look, as arguments for pip, the best place first.
 
-    pip tries an index that does not answer again and again, for eight seconds, hence the probe.
+    `wanted` alone if given, else `cpu_index` if it answers, then the index pip is set up with. pip
+    tries an index that does not answer again and again, for eight seconds, hence the probe.
     """
     if wanted:
-        return ["--index-url", wanted]
-    return ["--index-url", cpu_index] if answers(cpu_index) else []
+        return [["--index-url", wanted]]
+    return [["--index-url", cpu_index], []] if answers(cpu_index) else [[]]
 
 
 def answers(index_url: str) -> bool:
@@ -51,16 +51,12 @@ def answers(index_url: str) -> bool:
         return False
 
 
-def planned(pip_install: Sequence[str]) -> dict[str, Any]:
-    """What pip would install: the one item of its dry run's report, nothing downloaded for good."""
+def planned(pip_install: Sequence[str]) -> dict[str, Any] | None:
+    """What pip would install: the one item of its dry run's report; None if it finds nothing."""
     command = [*pip_install, "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise TorchError(
-            f"pip finds no torch to install (see above); {REQUIREMENT.name} asks for "
-            f"{REQUIREMENT.read_text(encoding='utf-8').strip()}. TORCH_INDEX_URL=URL names an "
-            "index that has its CPU build"
-        )
+        return None
     (item,) = json.loads(done.stdout)["install"]
     assert isinstance(item, dict)
     return item
@@ -93,17 +89,35 @@ def refuse_gpu_build(item: dict[str, Any]) -> None:
         )
 
 
+def install(pip_install: Sequence[str], wanted: str | None, cpu_index: str = CPU_INDEX) -> None:
+    """Check what pip would take from each place in turn and install the first thing found.
+
+    Raises `TorchError` when nothing is found, when it is no CPU build, or when pip fails.
+    """
+    for place in places(wanted, cpu_index):
+        command = [*pip_install, "--no-deps", *place, "-r", str(REQUIREMENT)]
+        item = planned(command)
+        if item is None:
+            continue  # the page answered but not the host of the files; pip has said so above
+        refuse_gpu_build(item)
+        if subprocess.run(command).returncode:
+            raise TorchError("pip could not install torch (see above)")
+        return
+    raise TorchError(
+        f"pip finds no {REQUIREMENT.read_text(encoding='utf-8').strip()} for this machine (see "
+        "above); TORCH_INDEX_URL=URL names an index that has its CPU build"
+    )
+
+
 def main() -> int:
     """Check, then install; exit status 1 when there is no CPU build to install."""
-    where = index_arguments(os.environ.get("TORCH_INDEX_URL"), CPU_INDEX)
-    pip_install = [sys.executable, "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
-    pip_install += ["--no-compile", "--no-deps", *where, "-r", str(REQUIREMENT)]
+    pip_install = [sys.executable, "-m", "pip", "install", "--no-input", "--no-compile"]
     try:
-        refuse_gpu_build(planned(pip_install))
+        install([*pip_install, "--progress-bar", "off"], os.environ.get("TORCH_INDEX_URL"))
     except TorchError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    return subprocess.run(pip_install).returncode
+    return 0
 
 
 if __name__ == "__main__":
