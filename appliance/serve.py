@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 
@@ -28,7 +30,9 @@ def serve(config: Config) -> int:
     with _listening(config.server) as listener:
         host, port = listener.getsockname()[:2]
         server = _Server(appliance, config)
-        appliance.on_ready = lambda text: _log.info("ready on %s: %s", _url(host, port), text)
+        appliance.on_ready = lambda text: _log.info(
+            "ready on %s after %.2f s: %s", _url(host, port), _since_exec_s(), text
+        )
         appliance.on_failure = server.fail
         server.run(sockets=[listener])
     return server.exit_code
@@ -99,6 +103,13 @@ def _listening(config: ServerConfig) -> socket.socket:
     except OSError as error:
         reason = error.strerror or str(error)
         raise BindError(config.host, config.port, reason) from error
+
+
+def _since_exec_s() -> float:
+    """Seconds since this process was executed, to a hundredth (proc(5), `starttime`)."""
+    behind_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start_s = int(behind_name[19]) / os.sysconf("SC_CLK_TCK")
+    return float(Path("/proc/uptime").read_text().split()[0]) - start_s
 
 
 def _url(host: str, port: int) -> str:

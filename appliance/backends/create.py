@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from appliance.backends.base import Backend
+from appliance.backends.compile_options import CompileOptions
 from appliance.config import EngineConfig
 from appliance.errors import ConfigError
 from appliance.model_dir import Manifest
@@ -24,12 +25,22 @@ def create_backend(config: EngineConfig, model_dir: Path, manifest: Manifest) ->
     max_model_len = _max_model_len(config, manifest)
     # Imported here: OpenVINO takes a quarter of a second, and a process that only checks its
     # configuration, or runs on a fake, does not need it.
-    from appliance.backends.loader import CompileOptions, compile_model
+    from appliance.backends.loader import compile_model
     from appliance.backends.stateful.kv import StatefulKVCache
     from appliance.backends.stateful.runner import StatefulRunner
 
+    compiled = compile_model(model_dir, compile_options(config))
+    runner = StatefulRunner(
+        compiled, max_model_len=max_model_len, vocab_size=manifest.architecture.vocab_size
+    )
+    kv = StatefulKVCache(max_model_len, _kv_bytes_per_token(config, manifest))
+    return Backend(kv, runner, description=f"stateful KV cache, {manifest.weights.precision}")
+
+
+def compile_options(config: EngineConfig) -> CompileOptions:
+    """The OpenVINO properties that `config` stands for, its open choices made."""
     group_size = config.dynamic_quantization_group_size
-    options = CompileOptions(
+    return CompileOptions(
         num_threads=config.num_threads,
         dynamic_quantization_group_size=(
             _DYNAMIC_QUANTIZATION_GROUP_SIZE if group_size is None else group_size
@@ -38,12 +49,6 @@ def create_backend(config: EngineConfig, model_dir: Path, manifest: Manifest) ->
         kv_cache_precision=_unless_auto(config.kv_cache_precision),
         cache_dir=config.compile_cache_dir or _default_cache_dir(),
     )
-    compiled = compile_model(model_dir, options)
-    runner = StatefulRunner(
-        compiled, max_model_len=max_model_len, vocab_size=manifest.architecture.vocab_size
-    )
-    kv = StatefulKVCache(max_model_len, _kv_bytes_per_token(config, manifest))
-    return Backend(kv, runner, description=f"stateful KV cache, {manifest.weights.precision}")
 
 
 def _max_model_len(config: EngineConfig, manifest: Manifest) -> int:

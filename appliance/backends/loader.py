@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import openvino as ov
 
+from appliance.backends.compile_options import CompileOptions
 from appliance.errors import BackendError, ModelDirError
 from appliance.model_dir import MODEL_XML
 
-_log = logging.getLogger(__name__)
-
 INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx", "logits_indices"})
-
-
-@dataclass(frozen=True, slots=True)
-class CompileOptions:
-    """OpenVINO's CPU properties that matter here; what each costs stands in `backends/README.md`.
-
-    `num_threads` 0 leaves the choice to OpenVINO; a precision of None leaves it to the plugin.
-    """
-
-    num_threads: int
-    dynamic_quantization_group_size: int
-    inference_precision: str | None
-    kv_cache_precision: str | None
-    cache_dir: Path | None
-
-    def properties(self) -> dict[str, Any]:
-        """As OpenVINO wants them."""
-        properties: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": self.dynamic_quantization_group_size,
-        }
-        if self.num_threads:
-            properties["INFERENCE_NUM_THREADS"] = self.num_threads
-        if self.inference_precision:
-            properties["INFERENCE_PRECISION_HINT"] = self.inference_precision
-        if self.kv_cache_precision:
-            properties["KV_CACHE_PRECISION"] = self.kv_cache_precision
-        if self.cache_dir and _usable(self.cache_dir):
-            properties["CACHE_DIR"] = str(self.cache_dir)
-            # The blob then refers to the IR's weights instead of holding a second copy of them.
-            properties["CACHE_MODE"] = "OPTIMIZE_SIZE"
-        return properties
 
 
 def compile_model(model_dir: Path, options: CompileOptions) -> ov.CompiledModel:
@@ -69,19 +31,6 @@ def compile_model(model_dir: Path, options: CompileOptions) -> ov.CompiledModel:
             "provisioning/build-model.sh",
         )
     return compiled
-
-
-def _usable(cache_dir: Path) -> bool:
-    """Whether a compile cache can be kept there; a missing one only costs start-up time."""
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _log.warning("no compile cache: %s", error)
-        return False
-    if not os.access(cache_dir, os.W_OK):
-        _log.warning("no compile cache: %s is not writable", cache_dir)
-        return False
-    return True
 
 
 def _first_line(error: Exception) -> str:

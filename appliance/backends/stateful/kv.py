@@ -1,4 +1,4 @@
-"""Bookkeeping of the stateful variant: one row of KV, that outlives the sequence which filled it."""
+"""Bookkeeping of the stateful variant: one row of KV, that outlives the sequence in it."""
 
 from __future__ import annotations
 
