@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 from litestar import Request, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 from litestar.response import Response, Stream
 
 from appliance.api.answers import begun, collected, head, usage_of
@@ -77,7 +79,9 @@ class ChatCompletionChunk(msgspec.Struct, kw_only=True):
 
 @post("/v1/chat/completions", status_code=200, tags=["generation"])
 async def create_chat_completion(
-    request: Request[Any, Any, Any], data: ChatCompletionRequest, service: Service
+    request: Request[Any, Any, Any],
+    data: JSONBody[ChatCompletionRequest],
+    service: NamedDependency[Service],
 ) -> Response[ChatCompletion] | Stream:
     """Answer a conversation, whole or as a stream of server-sent events."""
     completer = service.completer_for(data.model)

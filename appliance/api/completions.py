@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 from litestar import Request, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 from litestar.response import Response, Stream
 
 from appliance.api.answers import begun, collected, head, usage_of
@@ -43,7 +45,9 @@ class TextCompletion(msgspec.Struct, kw_only=True):
 
 @post("/v1/completions", status_code=200, tags=["generation"])
 async def create_completion(
-    request: Request[Any, Any, Any], data: CompletionRequest, service: Service
+    request: Request[Any, Any, Any],
+    data: JSONBody[CompletionRequest],
+    service: NamedDependency[Service],
 ) -> Response[TextCompletion] | Stream:
     """Go on with one or several prompts, whole or as a stream of server-sent events."""
     completer = service.completer_for(data.model)

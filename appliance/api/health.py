@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar import get
+from litestar.di import NamedDependency
 from litestar.response import Response
 
 from appliance.service import Service, ServiceStatus
@@ -22,7 +23,7 @@ def live() -> Health:
 
 
 @get("/health/ready", tags=["health"], sync_to_thread=False)
-def ready(service: Service) -> Response[Health]:
+def ready(service: NamedDependency[Service]) -> Response[Health]:
     """200 when requests are served, 503 while loading, draining or after the engine died."""
     status = 200 if service.status is ServiceStatus.READY else 503
     headers = {} if status == 200 else {"Retry-After": "2"}

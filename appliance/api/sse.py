@@ -1,4 +1,4 @@
-"""Server-sent events as OpenAI's clients read them: `data: JSON`, blank line, `[DONE]` at the end."""
+"""Server-sent events as OpenAI's clients read them: `data: JSON`, blank line, a last `[DONE]`."""
 
 from __future__ import annotations
 
