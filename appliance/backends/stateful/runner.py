@@ -43,9 +43,6 @@ class StatefulRunner:
         try:
             self._cut(chunk.start)
             attention_mask = self._mask.extended(num_tokens)
-            # Without wanted positions one is computed all the same: an empty gather is no shape
-            # for a MatMul.
-            first_logit = num_tokens - max(chunk.num_logits, 1)
             self._request.infer(
                 {
                     "input_ids": np.array([chunk.token_ids], dtype=np.int64),
@@ -54,7 +51,9 @@ class StatefulRunner:
                         chunk.start, chunk.start + num_tokens, dtype=np.int64
                     )[None, :],
                     "beam_idx": self._beam_idx,
-                    "logits_indices": np.arange(first_logit, num_tokens, dtype=np.int64),
+                    "logits_indices": np.arange(
+                        num_tokens - chunk.num_logits, num_tokens, dtype=np.int64
+                    ),
                 },
                 share_inputs=True,
             )
@@ -62,7 +61,7 @@ class StatefulRunner:
             raise BackendError(f"the forward pass failed: {error}") from error
         self._mask.append(num_tokens)
         logits: NDArray[np.float32] = self._request.get_output_tensor(0).data
-        return logits if chunk.num_logits else logits[:0]
+        return logits
 
     def idle(self) -> None:
         if self._mask.num_holes > _MAX_HOLES_WHEN_IDLE:
