@@ -1,7 +1,7 @@
 """Chooses one token from one position's logits.
 
-Order, as vLLM has it: bias, penalties, temperature, min_p, top_k, top_p. Everything is exact:
-where a full sort of the vocabulary is avoided, the tokens left out provably have no chance.
+Order, as vLLM has it: bias, penalties, temperature, min_p, top_k, top_p. Where a full sort of the
+vocabulary is avoided, the tokens left out have no chance, or less than 1e-7 in all (`_candidates`).
 """
 
 from __future__ import annotations
@@ -68,10 +68,15 @@ class Sampler:
 def _candidates(
     logits: NDArray[np.float32], params: SamplingParams
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """The token ids that may be drawn and their unnormalised probabilities (the best one has 1)."""
+    """The token ids that may be drawn and their unnormalised probabilities (the best one has 1).
+
+    Ids ascend, so that rounding moves the borders between tokens a little and never their order:
+    a cached prompt is computed in other chunks, and the same seed must answer the same all the
+    same.
+    """
     scaled = (logits - logits.max()) / np.float32(params.temperature)
     if params.top_k and params.top_k < len(scaled):
-        ids = np.argpartition(scaled, -params.top_k)[-params.top_k :]
+        ids = np.sort(np.argpartition(scaled, -params.top_k)[-params.top_k :])
         weights = np.exp(scaled[ids])
     else:
         # exp(-30) is 1e-13 of the best token's: with 2^18 of them, a chance of less than 1e-7 in
@@ -89,7 +94,7 @@ def _candidates(
 def _nucleus(
     ids: NDArray[np.intp], weights: NDArray[np.float32], top_p: float
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """The smallest set of most likely tokens whose share reaches `top_p`."""
+    """The smallest set of most likely tokens whose share reaches `top_p`, in the order given."""
     total = float(weights.sum(dtype=np.float64))
     # All tokens below this weight together hold less than 1 - top_p of the total, so the nucleus,
     # which takes the likelier ones first, is full before it reaches them.
@@ -99,7 +104,7 @@ def _nucleus(
     order = np.argsort(-weights, kind="stable")
     reached = np.cumsum(weights[order], dtype=np.float64) >= top_p * total
     length = int(reached.argmax()) + 1 if reached.any() else len(order)
-    kept = order[:length]
+    kept = np.sort(order[:length])
     return ids[kept], weights[kept]
 
 
