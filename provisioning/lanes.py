@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -70,6 +72,7 @@ class Lane:
             cwd=cwd,
             env=env,
             pass_fds=(keep_open,),
+            start_new_session=True,  # so that `stop` reaches what the command itself started
         )
         return self._process.wait()
 
@@ -77,7 +80,8 @@ class Lane:
         """End the running command and wait for the body."""
         self._stopped = True
         if self._process is not None:
-            self._process.terminate()
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.killpg(self._process.pid, signal.SIGTERM)
         self._thread.join()
 
     def latest(self) -> str:

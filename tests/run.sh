@@ -17,7 +17,7 @@ export QWEN_APPLIANCE_TEST_MODEL=$checkout/$model
 
 status=0
 if (($# == 0)); then
-  make --no-print-directory check || status=1
+  ./tests/check.sh || status=1
 fi
 
 # session WORLD VENV [pytest argument...]: one run of pytest. "Nothing selected" (5) is no failure

@@ -1,7 +1,8 @@
 """A pytest plugin for `tests/run.sh`: one session per world, and a tally over both.
 
-`--world run` leaves out the tests marked `build`, `--world build` all others. An `-m` of the
-person's own still means what it says, which it would not if the choice were an `-m` too.
+`--world run` leaves out the tests marked `build`, `--world build` all others; both leave out those
+marked `bench` unless `-m` names them. An `-m` of the person's own still means what it says, which
+it would not if the choice were an `-m` too.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     world = config.getoption("--world")
     if world is None:
         return
+    wants_bench = "bench" in config.getoption("markexpr")
     chosen, others = [], []
     for item in items:
-        is_build = item.get_closest_marker("build") is not None
-        (chosen if is_build == (world == "build") else others).append(item)
+        is_here = (item.get_closest_marker("build") is not None) == (world == "build")
+        is_left_out = item.get_closest_marker("bench") is not None and not wants_bench
+        (chosen if is_here and not is_left_out else others).append(item)
     items[:] = chosen
     config.hook.pytest_deselected(items=others)
 
