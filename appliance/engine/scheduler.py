@@ -94,7 +94,9 @@ class Scheduler:
                 return
             self.waiting.popleft()
             sequence.slot = allocation.slot
-            sequence.num_cached_tokens = allocation.num_cached_tokens
+            if not sequence.preempted:
+                # What it finds when it comes back is mostly its own, not what another left.
+                sequence.num_cached_tokens = allocation.num_cached_tokens
             sequence.num_computed_tokens = allocation.num_cached_tokens
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
@@ -113,6 +115,7 @@ class Scheduler:
                 assert youngest.slot is not None
                 self._kv.free(youngest.slot, keep_prefix=True)
                 youngest.slot = None
+                youngest.preempted = True
                 youngest.num_computed_tokens = 0
                 youngest.status = SequenceStatus.WAITING
                 self.waiting.appendleft(youngest)

@@ -49,8 +49,9 @@ class Sequence:
 
     `timeout_s` counts from now; `sink` takes each step's output.
 
-    Region map of `token_ids`: `[0, num_cached_tokens)` came from the prefix cache,
-    `[0, num_computed_tokens)` have their KV in `slot`, and what lies behind is the next chunk.
+    Region map of `token_ids`: `[0, num_cached_tokens)` came from the prefix cache at the first
+    admission, `[0, num_computed_tokens)` have their KV in `slot`, and what lies behind is the next
+    chunk.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Sequence:
         self.sink = sink
         self.status = SequenceStatus.WAITING
         self.slot: Slot | None = None
+        self.preempted = False
         self.num_cached_tokens = 0
         self.num_computed_tokens = 0
 
