@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from litestar import MediaType, Request, Response
-from litestar.exceptions import HTTPException, SerializationException, ValidationException
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.types import ExceptionHandlersMap
 
 from appliance import errors
@@ -43,8 +43,9 @@ ANSWERS: dict[type[errors.ApplianceError], ErrorAnswer] = {
     errors.BackendError: ErrorAnswer(500, _SERVER, "backend_error"),
 }
 _INTERNAL = ErrorAnswer(500, _SERVER, "internal_error")
-_MISSING = re.compile(r"missing required field `(\w+)`")
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+# Litestar's words for a client that left while it sent its body: nothing went wrong here.
+_GONE = "client disconnected prematurely"
 
 
 def answer_to(error: Exception) -> ErrorAnswer:
@@ -81,42 +82,28 @@ def _appliance_error(_: Request[Any, Any, Any], error: Exception) -> Response[by
     return _response(answer_to(error).status, error_body(error), headers)
 
 
-def _validation_error(_: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
-    param, message = _invalid_field(error)
-    return _response(400, ErrorBody(ErrorDetail(message, _INVALID, param, "invalid_value")))
-
-
 def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """What the framework itself refuses: no such path, wrong method, no JSON, too large a body."""
-    if error.status_code >= 500:
+    """What the framework itself refuses: no such path, wrong method."""
+    if error.status_code >= 500 and error.detail != _GONE:
         return _response(error.status_code, error_body(error))
-    message = error.detail
-    if isinstance(error.__cause__, SerializationException):
-        message = f"the body is not valid JSON: {message}"
     code = _HTTP_CODES.get(error.status_code, "invalid_request")
-    detail = ErrorDetail(message, _INVALID, None, code)
+    detail = ErrorDetail(error.detail, _INVALID, None, code)
     return _response(error.status_code, ErrorBody(detail), error.headers)
 
 
-def _invalid_field(error: ValidationException) -> tuple[str | None, str]:
-    """The field at fault and the reason, from what msgspec said through the framework.
-
-    The framework's `data` stands for the whole body, where msgspec names a missing field itself.
-    """
-    extra = error.extra
-    if not isinstance(extra, list) or not extra or not isinstance(extra[0], dict):
-        return None, error.detail
-    key, message = str(extra[0].get("key", "data")), str(extra[0].get("message", error.detail))
-    if missing := _MISSING.search(message):
-        param = missing[1] if key == "data" else key
-        return _top_level(param), f"{param} is missing" if key == "data" else f"{key}: {message}"
-    if key == "data":
-        return None, "the body is empty" if message == "'data'" else f"the body: {message}"
-    return _top_level(key), f"{key}: {message}"
+def _no_body(request: Request[Any, Any, Any], _: ValidationException) -> Response[bytes]:
+    """The one thing left for the framework to find wrong with a body; `body.py` judges the rest."""
+    return _appliance_error(request, errors.RequestError("the body is empty, a JSON object needed"))
 
 
-def _top_level(key: str) -> str:
-    return key.split(".")[0].split("[")[0]
+def _too_large(request: Request[Any, Any, Any], _: RequestEntityTooLarge) -> Response[bytes]:
+    limit = request.route_handler.resolve_request_max_body_size()
+    return _appliance_error(
+        request,
+        errors.PayloadTooLargeError(
+            f"the body is larger than {limit} bytes (server.max_body_bytes); send a shorter one"
+        ),
+    )
 
 
 def _response(
@@ -132,7 +119,8 @@ def _response(
 
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     errors.ApplianceError: _appliance_error,
-    ValidationException: _validation_error,
+    ValidationException: _no_body,
+    RequestEntityTooLarge: _too_large,
     HTTPException: _http_error,
     Exception: _appliance_error,
 }
