@@ -13,12 +13,13 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 
 from appliance import __version__, startup
+from appliance.api.body import JSONRequest
 from appliance.api.exceptions import EXCEPTION_HANDLERS
 from appliance.api.routes import ROUTES
 from appliance.backends.base import Backend
 from appliance.config import Config
 from appliance.engine.engine import Engine
-from appliance.errors import ApplianceError, ConfigError
+from appliance.errors import ApplianceError, BackendError, ConfigError, NotReadyError
 from appliance.model_dir import read_manifest, verify_files
 from appliance.service import Service, ServiceStatus
 
@@ -45,19 +46,31 @@ class Appliance:
             config.model.name or self._manifest.name, startup.system_fingerprint(self._manifest)
         )
         self.on_ready: Callable[[str], None] = _log.info
-        self.on_failure: Callable[[ApplianceError], None] = lambda error: None
+        self.on_failure: Callable[[ApplianceError], None] = lambda error: _log.error("%s", error)
 
     async def start(self) -> None:
-        """Load, start the engine, answer one token, then serve. Raises no `ApplianceError`."""
+        """Load, start the engine, answer one token, then serve. Raises nothing: see `on_failure`.
+
+        Told to stop meanwhile, it gives up without a word.
+        """
         try:
             await self._start()
+        except NotReadyError:
+            assert self.service.status is not ServiceStatus.LOADING  # closed while it warmed up
         except ApplianceError as error:
             self._fail(error)
+        # Nobody waits for this before the end: untold, the service would load for ever.
+        except Exception as error:
+            _log.exception("loading failed")
+            self._fail(BackendError(f"loading failed: {type(error).__name__}: {error}"))
 
     async def _start(self) -> None:
         started = time.perf_counter()
         loaded = await asyncio.to_thread(startup.load, self._config, self._manifest, self._backend)
         load_s = time.perf_counter() - started
+        if self.service.status is not ServiceStatus.LOADING:
+            loaded.backend.runner.close()
+            return
         engine = self._engine = Engine(
             loaded.backend,
             prefill_chunk=self._config.engine.prefill_chunk,
@@ -66,6 +79,8 @@ class Appliance:
         engine.on_death = self._fail
         engine.start()
         warm_up_s = await startup.warm_up(engine, self._manifest)
+        if self.service.status is not ServiceStatus.LOADING:
+            return
         self.service.completer = startup.create_completer(
             loaded, engine, self._config, self._manifest
         )
@@ -90,7 +105,9 @@ class Appliance:
             await self._engine.close()
 
     def _fail(self, error: ApplianceError) -> None:
-        self.service.status = ServiceStatus.FAILED
+        if self.service.status is ServiceStatus.FAILED:
+            return  # the engine died while it warmed up: told already
+        self.service.fail(error)
         self.on_failure(error)
 
 
@@ -117,6 +134,7 @@ def asgi(appliance: Appliance, config: Config) -> Litestar:
 
     return Litestar(
         route_handlers=ROUTES,
+        request_class=JSONRequest,
         dependencies={"service": Provide(lambda: appliance.service, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],

@@ -6,7 +6,12 @@ import enum
 import time
 
 from appliance.chat.completer import Completer
-from appliance.errors import ModelNotFoundError, NotReadyError
+from appliance.errors import (
+    ApplianceError,
+    EngineDeadError,
+    ModelNotFoundError,
+    NotReadyError,
+)
 
 
 class ServiceStatus(enum.Enum):
@@ -28,14 +33,23 @@ class Service:
         self.created = int(time.time())
         self.status = ServiceStatus.LOADING
         self.completer: Completer | None = None
+        self.failure: ApplianceError | None = None
+
+    def fail(self, error: ApplianceError) -> None:
+        """Only a restart helps from now on; `error` is what every later request is told."""
+        self.status = ServiceStatus.FAILED
+        self.failure = error
 
     def completer_for(self, model: str) -> Completer:
         """The completer that serves `model`.
 
-        Raises `NotReadyError` unless the service is ready, `ModelNotFoundError` for another model.
+        Raises `ModelNotFoundError` for another model, `EngineDeadError` after a failure,
+        `NotReadyError` while loading or draining.
         """
         if model != self.model_name:
             raise ModelNotFoundError(model, self.model_name)
+        if self.failure is not None:
+            raise EngineDeadError(str(self.failure))
         if self.status is not ServiceStatus.READY or self.completer is None:
             raise NotReadyError(f"the service is {self.status.value}", retry_after_s=2)
         return self.completer

@@ -22,7 +22,7 @@ Message = Mapping[str, Any]
 
 
 class ChatTemplate:
-    """One compiled template. Raises `jinja2.TemplateSyntaxError` when `text` is none."""
+    """One compiled template. Raises `ValueError` when `text` is none."""
 
     def __init__(self, text: str, special_tokens: Mapping[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(
@@ -31,7 +31,10 @@ class ChatTemplate:
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
-        self._template = environment.from_string(text)
+        try:
+            self._template = environment.from_string(text)
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(f"line {error.lineno}: {error.message}") from error
         self._special_tokens = dict(special_tokens)
 
     def render(self, messages: Sequence[Message]) -> str:
