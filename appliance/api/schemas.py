@@ -121,7 +121,7 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     """The body of `POST /v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     top_logprobs: Any = None
     tools: Any = None
     tool_choice: Any = None

@@ -112,6 +112,13 @@ class Completer:
             name: value for name in _SAMPLING if (value := getattr(options, name)) is not None
         }
         sampling = {**self._defaults, **wishes}
+        for token_id in options.logit_bias:
+            if not 0 <= token_id < self._engine.limits.vocab_size:
+                raise RequestError(
+                    f"logit_bias names token id {token_id}, this model has 0 to "
+                    f"{self._engine.limits.vocab_size - 1}",
+                    "logit_bias",
+                )
         if "top_k" in sampling:
             sampling["top_k"] = max(0, int(sampling["top_k"]))
         return SamplingParams(
