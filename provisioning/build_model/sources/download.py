@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # Attempts in a row that bring no byte, and the pause before each: 1, 2, 4 s at most.
 _MAX_FAILURES = 4
-_PIECE_BYTES = 1 << 18
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
@@ -75,6 +74,8 @@ class Downloader:
         """Append to `part` until it has the announced size."""
         import httpx
 
+        if part.exists() and part.stat().st_size > file.size_bytes:
+            part.unlink()
         part.touch()
         meter = _Meter(stage)
         failures = 0
@@ -99,16 +100,20 @@ class Downloader:
         with self._client.stream("GET", file.url, headers=headers) as response:
             if response.status_code in _TRANSIENT:
                 raise httpx.ReadError(f"{file.url} answers {response.status_code}")
-            if response.status_code != 416:  # the part is longer than the file is now: start anew
-                self._check(response)
+            if response.status_code == 416:
+                part.unlink()
+                raise SourceError(f"{file.url} is shorter than the {file.size_bytes} bytes listed")
+            self._check(response)
             resumed = response.status_code == 206 and begin > 0
             with part.open("ab" if resumed else "wb") as output:
-                if response.status_code == 416:
-                    return
-                meter.reached(begin if resumed else 0)
-                for piece in response.iter_raw(_PIECE_BYTES):
+                meter.reached(output.tell())
+                # Pieces as they come: with a size asked for, httpx would hold back what it
+                # collected, and lose it when the connection breaks.
+                for piece in response.iter_raw():
                     output.write(piece)
                     meter.reached(output.tell())
+                    if output.tell() > file.size_bytes:
+                        return  # more than was announced: damaged, and perhaps without an end
 
 
 class _Meter:

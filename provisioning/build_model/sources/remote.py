@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,9 +58,9 @@ class Repository(Protocol):
 class RemoteSource:
     """Looks up a repository once, then downloads the files that make the model."""
 
-    def __init__(self, spec: str, repository: Repository) -> None:
+    def __init__(self, spec: str, repository: Repository, retry_pause_s: float = 1.0) -> None:
         self.spec = spec
-        self._repository = repository
+        self._repository, self._retry_pause_s = repository, retry_pause_s
         self._found: tuple[Listing, Layout] | None = None
 
     def identify(self) -> Identity:
@@ -77,7 +79,7 @@ class RemoteSource:
         files = [listing.named(name) for name in layout.names]
         with self._client() as client, progress.stage("download", unit="bytes") as stage:
             stage.total(sum(file.size_bytes for file in files))
-            downloader = Downloader(client, self._repository.check)
+            downloader = Downloader(client, self._repository.check, self._retry_pause_s)
             for file in files:
                 downloader.fetch(file, directory / file.name, stage)
         ensure_tokenizer_json(directory, progress)
@@ -107,7 +109,9 @@ class RemoteSource:
         # identity: a compressed body has no length to resume from, and weights do not shrink.
         headers = {"Accept-Encoding": "identity", **self._repository.headers()}
         try:
-            client = httpx.Client(headers=headers, timeout=timeout, follow_redirects=True)
+            client = httpx.Client(
+                headers=headers, timeout=timeout, follow_redirects=True, verify=_tls_context()
+            )
         except (ImportError, ValueError) as error:  # a SOCKS proxy, or one that is no URL
             raise SourceError(
                 f"the proxy of the environment (HTTPS_PROXY, ALL_PROXY) cannot be used: {error}; "
@@ -119,3 +123,11 @@ class RemoteSource:
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
             raise self._repository.unreachable(reason) from error
+
+
+@functools.cache
+def _tls_context() -> ssl.SSLContext:
+    """One for all clients: reading the certificate authorities takes 50 ms and more."""
+    import httpx
+
+    return httpx.create_ssl_context()

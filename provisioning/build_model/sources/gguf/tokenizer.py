@@ -87,8 +87,20 @@ def _build(file: GGUFFile) -> Any:
     rule = _rule(file)
     tokens, types = _tokens(file)
     vocab = {token: i for i, token in enumerate(tokens) if types[i] != _UNUSED}
-    merges = [tuple(merge.split(" ")) for merge in file.metadata.get("tokenizer.ggml.merges", [])]
-    tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges, ignore_merges=rule.ignore_merges))
+    merges = [merge.split(" ") for merge in file.metadata.get("tokenizer.ggml.merges", [])]
+    if odd := next((pair for pair in merges if len(pair) != 2), None):
+        raise SourceError(
+            f"{file.path}: its tokenizer merges {odd!r}, no pair; the file is damaged"
+        )
+    try:
+        model = BPE(
+            vocab=vocab, merges=[(a, b) for a, b in merges], ignore_merges=rule.ignore_merges
+        )
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise SourceError(
+            f"{file.path}: its tokenizer contradicts itself ({error}); the file is damaged"
+        ) from error
+    tokenizer = Tokenizer(model)
     if rule.nfc:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = rule.build()
