@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,5 +60,6 @@ def test_importing_needs_the_standard_library_alone() -> None:
     )
     # -S: no site-packages at all, so that nothing but the standard library could be imported.
     command = [sys.executable, "-S", "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    root = Path(__file__).parents[3]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert result.stdout.strip() == "[]"
