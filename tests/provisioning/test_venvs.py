@@ -148,6 +148,34 @@ def test_an_unknown_world_is_refused() -> None:
     assert "'nowhere'" in run.stderr and "build-test" in run.stderr
 
 
+def without_ensurepip(checkout: Path, path: Path) -> subprocess.CompletedProcess[str]:
+    """A run on a Debian whose Python came without python3-venv."""
+    script = (
+        "import runpy, sys; sys.modules['ensurepip'] = None; sys.argv[1:] = ['run']; "
+        f"runpy.run_path({str(checkout / 'provisioning' / 'venvs.py')!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, env={"PATH": str(path)}, capture_output=True, text=True)
+
+
+def test_a_missing_venv_module_is_one_line_with_the_way_out(checkout: Path, tmp_path: Path) -> None:
+    run = without_ensurepip(checkout, tmp_path)
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert "sudo apt install python3" in line and line.endswith("-venv")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs packages")
+def test_root_installs_the_missing_venv_module(checkout: Path, tmp_path: Path) -> None:
+    apt = tmp_path / "apt-get"
+    apt.write_text('#!/bin/sh\necho "apt $*" >&2\n[ "$1" = update ]\n')
+    apt.chmod(0o755)
+    run = without_ensurepip(checkout, tmp_path)
+    assert run.returncode == 1
+    assert "apt update -qq\napt install -y -qq python3" in run.stderr
+    assert "failed; install python3" in run.stderr.splitlines()[-1]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
