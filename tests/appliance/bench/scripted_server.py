@@ -140,6 +140,14 @@ class ScriptedServer:
         yield "[DONE]"
 
 
+def slowed(measured: float, scripted: float) -> bool:
+    """Whether `measured` can be what `scripted` became on a busy machine: longer, never shorter.
+
+    The twentieth below is for a first chunk that was late; it is less than one token in ten.
+    """
+    return scripted * 0.95 <= measured <= scripted * 2
+
+
 def shared_length(one: str, two: str) -> int:
     """How many characters both begin with."""
     pairs = enumerate(zip(one, two, strict=False))

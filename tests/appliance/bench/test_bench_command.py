@@ -2,15 +2,24 @@
 
 import argparse
 import json
+import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_server import Script, ScriptedServer, scripted
+from scripted_server import Script, ScriptedServer, scripted, slowed
 
 from appliance.bench.command import add_arguments, run
 from appliance.bench.machine import this_machine
+
+PARSE_AND_RUN = (
+    "import argparse, sys; from appliance.bench.command import add_arguments, run; "
+    "parser = argparse.ArgumentParser(); add_arguments(parser)"
+)
 
 
 def bench(*argv: str) -> int:
@@ -38,9 +47,9 @@ def test_the_three_kinds_measure_what_they_say(tmp_path: Path) -> None:
     assert code == 0
     assert list(kinds) == ["new", "repeated", "next-turn"]
     assert kinds["new"]["ttft_ms"]["min"] >= 100  # the server's prefix cache never helped
-    assert kinds["repeated"]["ttft_ms"]["p50"] == pytest.approx(20, abs=15)
-    assert kinds["next-turn"]["ttft_ms"]["p50"] == pytest.approx(20, abs=15)
-    assert kinds["new"]["tpot_ms"]["p50"] == pytest.approx(10, abs=4)
+    assert 20 <= kinds["repeated"]["ttft_ms"]["p50"] < 90
+    assert 20 <= kinds["next-turn"]["ttft_ms"]["p50"] < 90
+    assert slowed(kinds["new"]["tpot_ms"]["p50"], 10)
     assert kinds["new"]["itl_ms"]["count"] == 2 * 5
     assert kinds["new"]["output_tokens"]["mean"] == 6
     assert kinds["new"]["prompt_tokens"]["mean"] == pytest.approx(200, abs=6)
@@ -65,9 +74,9 @@ def test_a_wave_runs_side_by_side_and_is_full(tmp_path: Path) -> None:
     assert code == 0
     assert server.most_at_once == 3
     assert (one["num_ok"], three["num_ok"]) == (2, 3)
-    assert one["total_tokens_per_s"] == pytest.approx(6 / 0.2, rel=0.3)
-    assert three["total_tokens_per_s"] == pytest.approx(3 * 6 / 0.2, rel=0.3)
-    assert three["tokens_per_s"]["p50"] == pytest.approx(6 / 0.2, rel=0.3)
+    assert slowed(1 / one["total_tokens_per_s"], 0.2 / 6)
+    assert slowed(1 / three["total_tokens_per_s"], 0.2 / 18)
+    assert slowed(1 / three["tokens_per_s"]["p50"], 0.2 / 6)
     assert three["num_opened_connections"] == 0
 
 
@@ -120,7 +129,7 @@ def test_the_table_has_one_line_per_row(capsys) -> None:
     with scripted() as server:
         bench("--base-url", server.url, "--requests", "1", "--prompt-tokens", "50,100")
     captured = capsys.readouterr()
-    rows = [line.split() for line in captured.out.splitlines()[1:8]]
+    rows = [line.split() for line in captured.out.splitlines()[2:9]]
     assert rows[0][:3] == ["conc", "prompt", "kind"]
     assert [tuple(row[:3]) for row in rows[1:]] == [
         ("1", size, kind) for size in ("50", "100") for kind in ("new", "repeated", "next-turn")
@@ -202,3 +211,31 @@ def test_the_machine_is_read_where_it_can_be(tmp_path: Path) -> None:
     machine = this_machine(tmp_path)
     assert (machine.cpu_model, machine.governor) == ("Intel(R) N100", "performance")
     assert this_machine(tmp_path / "nowhere").cpu_model is None
+
+
+def test_an_interrupt_is_130_and_one_line() -> None:
+    with scripted(Script(first_token_s=60)) as server:
+        program = (
+            f"{PARSE_AND_RUN}; sys.exit(run(parser.parse_args(['--base-url', '{server.url}'])))"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True
+        ) as process:
+            deadline = time.monotonic() + 30
+            while not server.chats and time.monotonic() < deadline:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == "qwen-appliance bench: interrupted; nothing was measured to its end\n"
+
+
+def test_the_arguments_cost_no_http_client() -> None:
+    program = f"{PARSE_AND_RUN}; sys.exit('httpx' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_results_that_cannot_be_written_are_1(capsys) -> None:
+    with scripted() as server:
+        assert bench("--base-url", server.url, "--requests", "1", "--json", "/dev/full") == 1
+    assert "/dev/full cannot be written: No space left on device" in capsys.readouterr().err
