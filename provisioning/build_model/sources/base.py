@@ -57,7 +57,7 @@ class Checkout:
 
 
 class ModelSource(Protocol):
-    """A place weights come from, made from a spec such as `hf:ORG/NAME@REV`; fetches nothing yet."""
+    """A place weights come from, made from a spec such as `hf:ORG/NAME@REV`; it fetches later."""
 
     spec: str
 

@@ -135,6 +135,29 @@ def test_missing_sizes_and_tensors_are_damage(gguf: Path) -> None:
         open_source(f"gguf:{rewritten(gguf, {'qwen2.block_count': 3})}").identify()
 
 
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [
+        ({"qwen2.context_length": None}, r"lacks qwen2\.context_length"),
+        ({"tokenizer.ggml.eos_token_id": 320}, "eos token id 320 is no token"),
+        ({"tokenizer.ggml.token_type": [1, 1]}, "320 tokens with 2 token types"),
+        ({"tokenizer.ggml.tokens": None}, "0 tokens"),
+    ],
+)
+def test_metadata_that_does_not_fit_is_damage(
+    gguf: Path, metadata: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(SourceError, match=text):
+        open_source(f"gguf:{rewritten(gguf, metadata)}").identify()
+
+
+def test_a_file_that_never_ends_an_answer_is_refused(gguf: Path) -> None:
+    tokens = [f"t{i}" for i in range(320)]
+    metadata = {"tokenizer.ggml.eos_token_id": None, "tokenizer.ggml.tokens": tokens}
+    with pytest.raises(UnsupportedModelError, match="no token that ends an answer"):
+        open_source(f"gguf:{rewritten(gguf, metadata)}").identify()
+
+
 def test_a_tensor_without_a_place_is_refused(gguf: Path) -> None:
     surplus = {"blk.0.ffn_gate_exps.weight": Packed(0, (8,), bytes(32))}
     with pytest.raises(UnsupportedModelError, match=r"ffn_gate_exps.*has no place in Qwen2"):

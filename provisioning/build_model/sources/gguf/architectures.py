@@ -12,7 +12,7 @@ from typing import Any
 
 from provisioning.build_model.errors import SourceError, UnsupportedModelError
 from provisioning.build_model.sources.gguf.container import GGUFFile
-from provisioning.build_model.sources.gguf.tokenizer import eos_token_ids
+from provisioning.build_model.sources.gguf.tokenizer import eos_token_ids, token_id
 
 _BLOCK_WEIGHTS = {
     "attn_norm": "input_layernorm",
@@ -129,7 +129,7 @@ def model_config(file: GGUFFile) -> dict[str, Any]:
     }
     if family.model_type != "qwen2":  # Qwen2 has them always and knows no such setting
         config["attention_bias"] = family.qkv_biases
-    if (bos := file.metadata.get("tokenizer.ggml.bos_token_id")) is not None:
+    if (bos := token_id(file, "bos")) is not None:
         config["bos_token_id"] = bos
     return config
 
@@ -138,8 +138,8 @@ def generation_config(file: GGUFFile) -> dict[str, Any]:
     """The content of generation_config.json: token ids, and sampling where the file names it."""
     config: dict[str, Any] = {"eos_token_id": eos_token_ids(file)}
     for key, gguf_key in (("bos_token_id", "bos"), ("pad_token_id", "padding")):
-        if (token_id := file.metadata.get(f"tokenizer.ggml.{gguf_key}_token_id")) is not None:
-            config[key] = token_id
+        if (found := token_id(file, gguf_key)) is not None:
+            config[key] = found
     for gguf_key, key in _SAMPLING.items():
         if (value := file.metadata.get(f"general.sampling.{gguf_key}")) is not None:
             config[key] = value

@@ -48,8 +48,9 @@ class GGUFSource:
 def checked_gguf(path: Path) -> GGUFFile:
     """Read the header and raise a `SourceError` for anything that could not be converted."""
     file = read_gguf(path)
-    tensor_names(file)
     check_tokenizer(file)
+    tensor_names(file)
+    model_config(file)
     return file
 
 

@@ -56,13 +56,24 @@ def write_tokenizer(file: GGUFFile, directory: Path) -> None:
 
 
 def eos_token_ids(file: GGUFFile) -> list[int]:
-    """The ids that end an answer, the file's own first."""
-    metadata = file.metadata
-    ids = [metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot")]
+    """The ids that end an answer, the file's own first; `UnsupportedModelError` without any."""
     tokens, types = _tokens(file)
     control = {token: i for i, token in enumerate(tokens) if types[i] == _CONTROL}
-    ids += [control.get(text) for text in _END_TEXTS]
-    return list(dict.fromkeys(i for i in ids if i is not None))
+    named = [token_id(file, "eos"), token_id(file, "eot"), *map(control.get, _END_TEXTS)]
+    ids = list(dict.fromkeys(i for i in named if i is not None))
+    if not ids:
+        raise UnsupportedModelError(
+            f"{file.path} names no token that ends an answer (tokenizer.ggml.eos_token_id)"
+        )
+    return ids
+
+
+def token_id(file: GGUFFile, role: str) -> int | None:
+    """`tokenizer.ggml.ROLE_token_id` or None; `SourceError` when no token has that id."""
+    found: int | None = file.metadata.get(f"tokenizer.ggml.{role}_token_id")
+    if found is not None and not 0 <= found < len(_tokens(file)[0]):
+        raise SourceError(f"{file.path}: {role} token id {found} is no token; the file is damaged")
+    return found
 
 
 def _rule(file: GGUFFile) -> PreTokenizer:
@@ -133,7 +144,9 @@ def _post_processor(file: GGUFFile, rule: PreTokenizer) -> Any:
 
     if not _adds_bos(file, rule):
         return processors.ByteLevel(trim_offsets=False)
-    bos_id = file.metadata["tokenizer.ggml.bos_token_id"]
+    bos_id = token_id(file, "bos")
+    if bos_id is None:
+        raise SourceError(f"{file.path}: begins with a token it does not name; the file is damaged")
     bos = _tokens(file)[0][bos_id]
     return processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
@@ -150,7 +163,6 @@ def _config(file: GGUFFile) -> dict[str, Any]:
         "add_bos_token": _adds_bos(file, _rule(file)),
     }
     for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
-        token_id = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if token_id is not None:
-            config[f"{name}_token"] = tokens[token_id]
+        if (found := token_id(file, key)) is not None:
+            config[f"{name}_token"] = tokens[found]
     return config
