@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import socket
 import struct
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 from litestar.exceptions import ClientException
-from litestar.response.base import ASGIResponse
 
 from appliance.api.disconnect import unless_gone
 from appliance.api.sse import event_stream
@@ -179,22 +177,6 @@ class _Aborts:
         self.count += 1
 
 
-async def _respond(response: ASGIResponse, *, gone: bool) -> list[Any]:
-    """What `response` sends to a client that has left before it, or never leaves."""
-    sent = []
-
-    async def receive() -> Any:
-        if not gone:
-            await asyncio.sleep(60)
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await asyncio.wait_for(response({"type": "http"}, receive, send), 5)  # type: ignore[arg-type]
-    return sent
-
-
 def test_a_stream_whose_iterator_never_started_is_aborted(tiny_model_dir: Path) -> None:
     """Python runs no `finally` of a generator that was never entered."""
     aborts = _Aborts(tiny_model_dir)
@@ -202,20 +184,59 @@ def test_a_stream_whose_iterator_never_started_is_aborted(tiny_model_dir: Path) 
 
     async def chunks() -> AsyncIterator[Any]:
         entered.append(True)
+        yield None
+
+    async def run() -> None:
+        stream = event_stream(chunks(), [aborts.completion])
+        response = stream.to_asgi_response(None, None, is_head_response=True)  # type: ignore[arg-type]
+        await response({"type": "http"}, _gone, _ignore)  # type: ignore[arg-type]
+
+    asyncio.run(run())
+    assert not entered
+    assert aborts.count == 1
+
+
+def test_a_stream_whose_client_leaves_while_a_chunk_is_sent_is_aborted(
+    tiny_model_dir: Path,
+) -> None:
+    """The generator then rests at its `yield`, and only the garbage collector would end it."""
+    aborts = _Aborts(tiny_model_dir)
+
+    async def chunks() -> AsyncIterator[Any]:
         try:
-            async for delta in aborts.completion.deltas():
-                yield delta
+            yield None
         finally:
             aborts.completion.abort()
 
     async def run() -> None:
-        stream = event_stream(chunks(), [aborts.completion])
+        generator = chunks()
+        sending = asyncio.Event()
+
+        async def receive() -> Any:
+            await sending.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                sending.set()
+                await asyncio.sleep(60)
+
+        stream = event_stream(generator, [aborts.completion])
         response = stream.to_asgi_response(None, None)  # type: ignore[arg-type]
-        await _respond(response, gone=True)
+        await asyncio.wait_for(response({"type": "http"}, receive, send), 5)  # type: ignore[arg-type]
+        assert aborts.count == 1
+        await generator.aclose()
 
     asyncio.run(run())
-    gc.collect()
-    assert aborts.count == 1
+    assert aborts.count == 1  # and `abort` is idempotent
+
+
+async def _gone() -> Any:
+    return {"type": "http.disconnect"}
+
+
+async def _ignore(message: Any) -> None:
+    pass
 
 
 def test_work_goes_on_while_the_client_stays() -> None:
