@@ -61,7 +61,7 @@ def run_in_child(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=_environment(online=online),
+                env=child_environment(online=online),
                 pass_fds=[write_end],
                 # Ctrl-C is for the parent, which then ends its child in order.
                 start_new_session=True,
@@ -84,7 +84,8 @@ class _StageFailed(Exception):
         super().__init__(event.get("text", ""))
 
 
-def _environment(*, online: bool) -> dict[str, str]:
+def child_environment(*, online: bool) -> dict[str, str]:
+    """The environment of a stage: quiet, and unless `online`, with every hub client offline."""
     path = os.pathsep.join(filter(None, [str(_REPOSITORY), os.environ.get("PYTHONPATH")]))
     offline = {} if online else _OFFLINE
     return {**os.environ, **_QUIET, **offline, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}

@@ -66,7 +66,7 @@ def complete_publication(finished: Path, out: Path) -> bool:
 
 
 def keep_previous(replaced: Path, out: Path) -> None:
-    """Make `replaced` the previous model of `out`, in the place of an older one. Raises `OSError`."""
+    """Make `replaced` the previous model of `out`, instead of an older one. Raises `OSError`."""
     previous = previous_of(out)
     if previous.exists():
         stale = replaced.with_name("stale")

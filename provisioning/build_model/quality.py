@@ -41,7 +41,7 @@ class Thresholds:
     max_mean_kl: float
 
 
-THRESHOLDS = {"int8": Thresholds(0.95, 0.02), "int4": Thresholds(0.75, 0.25)}
+THRESHOLDS = {"int8": Thresholds(0.93, 0.02), "int4": Thresholds(0.85, 0.12)}
 
 
 def verify_model(
