@@ -10,24 +10,13 @@ from typing import Any
 
 import httpx
 
+from appliance.bench.errors import BenchError, ServerUnreachableError
+from appliance.bench.plan import Message
 from appliance.bench.reply import Reply, ReplyBuilder, StreamError, error_message
 from appliance.bench.sse import SSEParser
-from appliance.errors import ApplianceError
-
-Message = Mapping[str, str]
 
 _REFUSED = (400, 422)
 _CONNECT_TIMEOUT_S = 10.0
-
-
-class BenchError(ApplianceError):
-    """The server answers, but not in a way that can be measured."""
-
-
-class ServerUnreachableError(BenchError):
-    """Nothing answers at the base URL."""
-
-    exit_code = 4
 
 
 class ChatClient:

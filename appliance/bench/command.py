@@ -1,30 +1,21 @@
-"""`qwen-appliance bench`: arguments in, table and JSON out."""
+"""`qwen-appliance bench`: the arguments, and the exit code.
+
+Importing this costs next to nothing; the HTTP client is imported when something is measured.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import dataclasses
 import json
-import os
-import platform
-import secrets
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-import appliance
-from appliance.bench.client import BenchError, ChatClient, versioned
-from appliance.bench.machine import this_machine
-from appliance.bench.measure import KINDS, NEW, Measured, Plan, measure
-from appliance.bench.report import Summary, as_json, remarks, summarize, table
-
-JSON_FORMAT = 1
+from appliance.bench.errors import BenchError
+from appliance.bench.plan import KINDS, NEW
 
 _USAGE = 2
+_INTERRUPTED = 130  # as shells report a process that SIGINT ended
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,8 +56,13 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; the exit code.
 
     0: every request was answered whole. 1: at least one failed, or nothing could be measured.
-    2: an argument cannot be used. 4: no server answers.
+    2: an argument cannot be used. 4: no server answers. 130: interrupted by Ctrl-C.
     """
+    import asyncio
+
+    from appliance.bench.client import versioned
+    from appliance.bench.session import measure_and_report
+
     try:
         versioned(args.base_url)
         if args.json is not None:
@@ -74,111 +70,14 @@ def run(args: argparse.Namespace) -> int:
     except (BenchError, OSError) as error:
         return _fail(str(error), _USAGE)
     try:
-        return asyncio.run(_run(args))
+        return asyncio.run(measure_and_report(args))
     except BenchError as error:
         return _fail(str(error), error.exit_code)
-
-
-async def _run(args: argparse.Namespace) -> int:
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    machine = this_machine()
-    client = ChatClient(
-        args.base_url,
-        api_key=args.api_key or os.environ.get("OPENAI_API_KEY"),
-        timeout_s=args.timeout,
-        body={"temperature": args.temperature, **args.extra_body},
-    )
-    async with client:
-        plan = _plan(args, await _choose_model(client, args.model))
-        _say(
-            f"{plan.model} at {client.base_url}, seed {plan.seed}; client: {machine.cpu_model}, "
-            f"governor {machine.governor}, {machine.kernel}"
-        )
-        measured = await measure(client, plan, _show)
-    summaries = summarize(measured, plan.max_tokens)
-    for line in (*table(summaries), *remarks(measured, summaries, plan.max_tokens)):
-        _say(line)
-    if args.json is not None:
-        document = {
-            "format": JSON_FORMAT,
-            "started": started,
-            "client": {**_versions(), "machine": dataclasses.asdict(machine)},
-            "server": {"base_url": client.base_url, "takes_stream_options": client.asks_usage},
-            "parameters": {
-                **dataclasses.asdict(plan),
-                "temperature": args.temperature,
-                "timeout_s": args.timeout,
-                "extra_body": args.extra_body,
-            },
-            **_results(measured, summaries),
-        }
-        _write(args.json, document)
-    return 1 if any(summary.num_failed for summary in summaries) else 0
-
-
-def _plan(args: argparse.Namespace, model: str) -> Plan:
-    return Plan(
-        model=model,
-        num_requests=args.requests,
-        prompt_tokens=args.prompt_tokens,
-        max_tokens=args.max_tokens,
-        concurrency=args.concurrency,
-        kinds=args.kinds,
-        language=args.language,
-        system_message=not args.no_system_message,
-        seed=secrets.randbits(32) if args.seed is None else args.seed,
-    )
-
-
-async def _choose_model(client: ChatClient, wanted: str | None) -> str:
-    served = await client.served_models()  # also when one is wanted: shows that the server is there
-    if wanted is not None:
-        return wanted
-    if not served:
-        raise BenchError(f"{client.base_url}/models lists no model; name one with --model")
-    return served[0]
-
-
-def _results(measured: Measured, summaries: list[Summary]) -> dict[str, Any]:
-    return {
-        "calibration": dataclasses.asdict(measured.calibration),
-        "summaries": [
-            {**dataclasses.asdict(summary), "row": summary.row._asdict()} for summary in summaries
-        ],
-        "samples": [as_json(sample) for sample in measured.samples],
-    }
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "qwen_appliance": appliance.__version__,
-        "python": platform.python_version(),
-        "httpx": httpx.__version__,
-    }
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n"
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-
-
-def _show(text: str) -> None:
-    """One line that the next one overwrites on a terminal; nothing elsewhere."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
-
-
-def _say(line: str) -> None:
-    _show("")
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was measured to its end", _INTERRUPTED)
 
 
 def _fail(message: str, exit_code: int) -> int:
-    _show("")
     sys.stderr.write(f"qwen-appliance bench: {message}\n")
     return exit_code
 

@@ -13,40 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from appliance.bench.client import ChatClient, Message
-from appliance.bench.prompts import Calibration, Language, PromptMaker, calibration
+from appliance.bench.client import ChatClient
+from appliance.bench.plan import NEW, REPEATED, Message, Plan, Row
+from appliance.bench.prompts import Calibration, PromptMaker, calibration
 from appliance.bench.reply import Reply
-
-NEW, REPEATED, NEXT_TURN = KINDS = ("new", "repeated", "next-turn")
 
 _CALIBRATION_WORDS = (8, 64)
 _WARM_UP_TOKENS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure.
-
-    `num_requests` conversations per size and concurrency, or the few more that fill the last wave.
-    """
-
-    model: str
-    num_requests: int
-    prompt_tokens: tuple[int, ...]
-    max_tokens: int
-    concurrency: tuple[int, ...]
-    kinds: tuple[str, ...]
-    language: Language
-    system_message: bool
-    seed: int
-
-
-class Row(NamedTuple):
-    """What the samples of one line of the table have in common."""
-
-    concurrency: int
-    prompt_tokens: int
-    kind: str
 
 
 @dataclass(frozen=True, slots=True)

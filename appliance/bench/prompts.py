@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from appliance.bench.client import Message
+from appliance.bench.plan import Language, Message
 from appliance.bench.words import CHINESE, ENGLISH
-
-Language = Literal["en", "zh", "mixed"]
 
 # Used when a server reports no usage; about right for English and Chinese words alike.
 _TOKENS_PER_WORD = 2.0
@@ -32,16 +30,16 @@ class _Phrases(NamedTuple):
 _ENGLISH = _Phrases(
     ENGLISH,
     ", ",
-    "{} {} {}: you write long texts.",
-    "Write a very long story in many chapters, at least 2000 words. Mention in this order: {}.",
-    "Go on with the story for many more pages, and bring in {}.",
+    "{} {} {}.",
+    "Write a very long story about {}.",
+    "Go on with the story, and bring in {}.",
 )
 _CHINESE = _Phrases(
     CHINESE,
     "、",
-    "{}{}{}：你写很长的文章。",
-    "请写一个很长的故事，分很多章，至少两千字。依次提到：{}。",
-    "请把故事再写很多页，并且写到{}。",
+    "{}{}{}。",
+    "写一个很长的故事，提到{}。",
+    "请继续写，并且提到{}。",
 )
 _MIXED = _Phrases(ENGLISH + CHINESE, "、", _ENGLISH.system, _CHINESE.user, _ENGLISH.follow_up)
 _PHRASES: dict[str, _Phrases] = {"en": _ENGLISH, "zh": _CHINESE, "mixed": _MIXED}

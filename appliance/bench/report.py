@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.bench.distribution import Distribution, distribution
-from appliance.bench.measure import Measured, Row, Sample
+from appliance.bench.measure import Measured, Sample
+from appliance.bench.plan import Row
 
 # name, width
 _COLUMNS = (
@@ -93,7 +94,11 @@ def _told(values: list[Any]) -> Distribution | None:
 
 
 def table(summaries: list[Summary]) -> Iterator[str]:
-    """The lines of the table: times in ms, rates in tokens/s, sizes in tokens (means)."""
+    """The lines of the table, units first."""
+    yield (
+        "TTFT, ITL, TPOT in ms; tok/s: of one stream (p50); total: of all; "
+        "in, cached, out: tokens (mean)"
+    )
     yield "  ".join(name.rjust(width) for name, width in _COLUMNS)
     for summary in summaries:
         cells = _cells(summary)

@@ -215,11 +215,13 @@ def test_the_machine_is_read_where_it_can_be(tmp_path: Path) -> None:
 
 def test_an_interrupt_is_130_and_one_line() -> None:
     with scripted(Script(first_token_s=60)) as server:
-        program = (
-            f"{PARSE_AND_RUN}; sys.exit(run(parser.parse_args(['--base-url', '{server.url}'])))"
-        )
+        # A shell that runs the tests in its background has SIGINT ignored, which is inherited.
+        hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        go = f"sys.exit(run(parser.parse_args(['--base-url', '{server.url}'])))"
         with subprocess.Popen(
-            [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", f"{hear}; {PARSE_AND_RUN}; {go}"],
+            stderr=subprocess.PIPE,
+            text=True,
         ) as process:
             deadline = time.monotonic() + 30
             while not server.chats and time.monotonic() < deadline:
