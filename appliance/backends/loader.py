@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import openvino as ov
@@ -10,19 +11,26 @@ from appliance.backends.compile_options import CompileOptions
 from appliance.errors import BackendError, ModelDirError
 from appliance.model_dir import MODEL_XML
 
+_SOURCE_PLACE = re.compile(r"Exception from \S+:\d+:$|Check '.*' failed at \S+:\d+:$")
+
 INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx", "logits_indices"})
 
 
 def compile_model(model_dir: Path, options: CompileOptions) -> ov.CompiledModel:
     """Compile the IR in `model_dir` for the CPU.
 
-    Raises `ModelDirError` when the IR is not one of ours, `BackendError` when OpenVINO refuses.
+    Raises `ModelDirError` when the IR is missing or not one of ours, `BackendError` when OpenVINO
+    refuses it.
     """
     path = model_dir / MODEL_XML
+    if not path.is_file():
+        raise ModelDirError(
+            model_dir, f"{MODEL_XML} is missing; build it again with provisioning/build-model.sh"
+        )
     try:
         compiled = ov.Core().compile_model(path, "CPU", options.properties())
     except RuntimeError as error:
-        raise BackendError(f"OpenVINO cannot compile {path}: {_first_line(error)}") from error
+        raise BackendError(f"OpenVINO cannot compile {path}: {_reason(error)}") from error
     inputs = {name for port in compiled.inputs for name in port.get_names()}
     if missing := sorted(INPUTS - inputs):
         raise ModelDirError(
@@ -33,5 +41,8 @@ def compile_model(model_dir: Path, options: CompileOptions) -> ov.CompiledModel:
     return compiled
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "unknown error")
+def _reason(error: Exception) -> str:
+    """OpenVINO's message in one line, without the lines that name places in its own sources."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not _SOURCE_PLACE.match(line)]
+    return " ".join(told) or "unknown error"
