@@ -1,0 +1,134 @@
+"""From settings and manifest to a backend: context window, KV size, OpenVINO's properties."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from appliance.backends.compile_options import CompileOptions
+from appliance.backends.create import compile_options, create_backend
+from appliance.config import EngineConfig
+from appliance.errors import ConfigError
+from appliance.model_dir import Manifest, read_manifest
+
+
+@pytest.fixture(scope="module")
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compile-cache")
+
+
+def manifest_of(directory: Path, max_model_len: int) -> Manifest:
+    manifest = read_manifest(directory)
+    architecture = dataclasses.replace(manifest.architecture, max_model_len=max_model_len)
+    return dataclasses.replace(manifest, architecture=architecture)
+
+
+def test_a_longer_window_than_the_model_s_is_refused_before_anything_is_loaded(
+    tiny_model_dir: Path,
+) -> None:
+    with pytest.raises(ConfigError, match="context is 4096") as caught:
+        create_backend(
+            EngineConfig(max_model_len=4097), tiny_model_dir, manifest_of(tiny_model_dir, 4096)
+        )
+    assert (caught.value.key, caught.value.value) == ("engine.max_model_len", 4097)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("of_model", "configured", "expected"),
+    [(2048, None, 2048), (32768, None, 8192), (32768, 10000, 10000), (4096, 4096, 4096)],
+)
+def test_the_window_is_the_model_s_own_but_at_most_8192_unless_configured(
+    model_dir: Path, compile_cache: Path, of_model: int, configured: int | None, expected: int
+) -> None:
+    config = EngineConfig(max_model_len=configured, compile_cache_dir=compile_cache)
+    backend = create_backend(config, model_dir, manifest_of(model_dir, of_model))
+    assert backend.runner.limits.max_model_len == expected
+    assert backend.kv.allocate((1,) * expected) is not None
+    assert backend.description == "stateful KV cache, int8"
+    backend.runner.close()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("precision", "bytes_per_value"), [("auto", 1), ("u8", 1), ("f16", 2), ("f32", 4)]
+)
+def test_bytes_of_kv_follow_the_model_s_sizes_and_the_precision(
+    model_dir: Path, compile_cache: Path, precision: str, bytes_per_value: int
+) -> None:
+    manifest = read_manifest(model_dir)
+    config = EngineConfig(
+        kv_cache_precision=precision,  # type: ignore[arg-type]
+        compile_cache_dir=compile_cache,
+    )
+    backend = create_backend(config, model_dir, manifest)
+    allocation = backend.kv.allocate((1, 2, 3))
+    assert allocation is not None
+    backend.kv.commit(allocation.slot, (1, 2, 3))
+    shape = manifest.architecture
+    one_token = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * bytes_per_value
+    assert backend.kv.stats().num_bytes == 3 * one_token
+    backend.runner.close()
+
+
+def test_choices_left_open_are_not_passed_on(tmp_path: Path) -> None:
+    properties = compile_options(EngineConfig(compile_cache_dir=tmp_path)).properties()
+    assert properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] > 0
+    for name in ("INFERENCE_NUM_THREADS", "INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION"):
+        assert name not in properties
+
+
+def test_choices_made_are_passed_on(tmp_path: Path) -> None:
+    config = EngineConfig(
+        num_threads=3,
+        dynamic_quantization_group_size=0,
+        inference_precision="bf16",
+        kv_cache_precision="f16",
+        compile_cache_dir=tmp_path / "deep" / "cache",
+    )
+    assert compile_options(config).properties() == {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        "INFERENCE_NUM_THREADS": 3,
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "KV_CACHE_PRECISION": "f16",
+        "CACHE_DIR": str(tmp_path / "deep" / "cache"),
+        "CACHE_MODE": "OPTIMIZE_SIZE",
+    }
+    assert (tmp_path / "deep" / "cache").is_dir()
+
+
+@pytest.mark.parametrize("place", ["a file", "under a file"])
+def test_a_cache_directory_that_cannot_be_is_told_and_done_without(
+    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    options = compile_options(
+        EngineConfig(compile_cache_dir=file if place == "a file" else file / "cache")
+    )
+    assert "CACHE_DIR" not in options.properties()
+    assert "no compile cache" in caplog.text
+    assert str(file) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/caches", "HOME": "/home/one"}, Path("/caches/qwen-appliance")),
+        ({"HOME": "/home/one"}, Path("/home/one/.cache/qwen-appliance")),
+        ({"HOME": "/"}, None),
+    ],
+)
+def test_the_compile_cache_lies_in_the_user_s_cache_unless_configured(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Path | None
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    options: CompileOptions = compile_options(EngineConfig())
+    assert options.cache_dir == expected
+    assert compile_options(EngineConfig(compile_cache_dir=Path("/x"))).cache_dir == Path("/x")
