@@ -1,12 +1,13 @@
 """Every parameter of OpenAI's two endpoints: supported, ignored or refused.
 
-Nothing a client sends is dropped without being named here; the README prints this table and a test
-keeps the two equal. A refused parameter may still be sent with a value that asks for nothing.
+Nothing a client sends is dropped without being named here; the README beside this file prints these
+tables and a test keeps them equal. A refused parameter may still be sent with a value that asks for nothing.
 """
 
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,8 +56,8 @@ _COMMON = (
     _supported("seed", "same seed, same request: same answer"),
     _supported("stop", "one string or up to 16"),
     _supported("stream", "server-sent events, ended by `[DONE]`"),
-    _supported("stream_options", "`include_usage`; only with `stream`"),
-    _supported("top_k", "extension; 0 is off"),
+    _supported("stream_options", "`include_usage`; only with `stream`; others are ignored"),
+    _supported("top_k", "extension; 0 or less is off"),
     _supported("min_p", "extension; 0 to 1"),
     _supported("repetition_penalty", "extension; 1 is off"),
     _supported("stop_token_ids", "extension; token ids that end the answer"),
@@ -67,6 +68,7 @@ _COMMON = (
     _ignored("service_tier", "there is one tier"),
     _ignored("safety_identifier", "no accounts here"),
     _ignored("prompt_cache_key", "known prefixes are found by their tokens"),
+    _ignored("prompt_cache_options", "known prefixes are found by their tokens"),
     _ignored("prompt_cache_retention", "known prefixes are found by their tokens"),
     _refused("n", "one answer per request", 1),
 )
@@ -87,6 +89,7 @@ CHAT_PARAMETERS = (
     _refused("response_format", "text only", {"type": "text"}),
     _refused("modalities", "text only", ["text"]),
     _refused("audio", "text only"),
+    _refused("moderation", "no moderation"),
     _refused("prediction", "not supported"),
     _refused("web_search_options", "no network"),
 )
@@ -97,8 +100,20 @@ COMPLETION_PARAMETERS = (
     _refused("best_of", "one answer per request", 1),
     _refused("echo", "not supported", False),
     _refused("suffix", "not supported", ""),
-    _refused("logprobs", "not computed", 0),
+    _refused("logprobs", "not computed"),
 )
+
+
+def table(parameters: tuple[Parameter, ...]) -> str:
+    """The parameters as a Markdown table, ended by a newline."""
+    rows = [("parameter", "here", "meaning, or why"), ("---", "---", "---")]
+    for parameter in parameters:
+        note = parameter.note
+        if parameter.harmless:
+            values = ", ".join(f"`{json.dumps(value)}`" for value in parameter.harmless)
+            note += f"; taken as {values}"
+        rows.append((f"`{parameter.name}`", parameter.support.value, note))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def check_refused(parameters: tuple[Parameter, ...], request: Mapping[str, Any]) -> None:

@@ -130,6 +130,7 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     response_format: Any = None
     modalities: Any = None
     audio: Any = None
+    moderation: Any = None
     prediction: Any = None
     web_search_options: Any = None
 

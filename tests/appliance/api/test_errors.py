@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from appliance import errors
+from appliance.api import exceptions
 from appliance.api.exceptions import ANSWERS, answer_to, error_body
 from appliance.bench import errors as bench_errors
 from appliance.config import Config, EngineConfig, ServerConfig
@@ -316,6 +317,12 @@ def test_the_answers_are_what_the_statuses_promise() -> None:
             assert answer.status in (429, 503)
         else:
             assert answer.type == "server_error" and answer.status >= 500
+
+
+def test_the_readme_lists_every_answer() -> None:
+    readme = Path(exceptions.__file__).with_name("README.md").read_text(encoding="utf-8")
+    for answer in ANSWERS.values():
+        assert f"\n| {answer.status} | `{answer.type}` | `{answer.code}` |" in readme
 
 
 def test_a_subclass_answers_as_its_nearest_ancestor() -> None:
