@@ -100,8 +100,9 @@ def _listening(config: ServerConfig) -> socket.socket:
         )
         family, _, _, _, address = info[0]
         return socket.create_server(address[:2], family=family, backlog=128)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    # A name that cannot be a host's, such as "a..b", fails in its encoding.
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise BindError(config.host, config.port, reason) from error
 
 

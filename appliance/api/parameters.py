@@ -1,7 +1,8 @@
 """Every parameter of OpenAI's two endpoints: supported, ignored or refused.
 
 Nothing a client sends is dropped without being named here; the README beside this file prints these
-tables and a test keeps them equal. A refused parameter may still be sent with a value that asks for nothing.
+tables and a test keeps them equal. A refused parameter may still be sent with a value that asks for
+nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Nothing a client sends is dropped without a word: it is supported, ignored or refused, as told."""
+"""Nothing a client sends is dropped without a word: it is supported, ignored or refused."""
 
 from __future__ import annotations
 
