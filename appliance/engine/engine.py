@@ -84,7 +84,8 @@ class Engine:
         Raises `QueueFullError`, `NotReadyError` while draining, `EngineDeadError`.
         """
         if self._death is not None:
-            raise self._death
+            # A new one each time: an exception keeps the frames of every place it was raised at.
+            raise EngineDeadError(str(self._death))
         if not self._accepting:
             raise NotReadyError("the service is shutting down", retry_after_s=5)
         if len(self._open) >= self._max_open:
