@@ -2,8 +2,8 @@
 
 Templates come with the weights, so they are rendered in Jinja's sandbox, with the names and
 settings that transformers gives them (`trim_blocks`, `lstrip_blocks`, loop controls,
-`raise_exception`, `strftime_now`, a `tojson` that keeps non-ASCII text): see
-`apply_chat_template` in transformers.
+`raise_exception`, `strftime_now`, a `tojson` that keeps non-ASCII text, `tools` and `documents`):
+see `utils/chat_template_utils.py` in transformers.
 """
 
 from __future__ import annotations
@@ -45,17 +45,35 @@ class ChatTemplate:
         """
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=True, **self._special_tokens
+                messages=messages,
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._special_tokens,
             )
-        except jinja2.TemplateError as error:
+        # A template is a foreign program: for messages it did not expect it raises TypeError and
+        # the like as well as Jinja's own errors.
+        except Exception as error:
             raise RequestError(
                 f"the model's chat template refuses these messages: {error}", "messages"
             ) from error
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     # Jinja's own filter escapes for HTML, which would reach the model as &#39; and the like.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise_exception(message: str) -> None:
