@@ -14,19 +14,21 @@ from pathlib import Path
 import uvicorn
 
 from appliance.app import Appliance, asgi
+from appliance.backends.base import Backend
 from appliance.config import Config, ServerConfig
 from appliance.errors import ApplianceError, BindError
 
 _log = logging.getLogger(__name__)
 
 
-def serve(config: Config) -> int:
-    """Serve until a signal or a failure; returns the exit code.
+def serve(config: Config, backend: Backend | None = None) -> int:
+    """Serve until a signal or a failure; returns the exit code. Only for the main thread.
 
-    Everything that can be known to be wrong is raised before the model is loaded: `ConfigError`,
-    `ModelDirError`, `BindError`. A failure later is logged and its exit code returned.
+    `backend` replaces the one that `config` names. Everything that can be known to be wrong is
+    raised before the model is loaded: `ConfigError`, `ModelDirError`, `BindError`. A failure later
+    is logged and its exit code returned.
     """
-    appliance = Appliance(config)
+    appliance = Appliance(config, backend)
     with _listening(config.server) as listener:
         host, port = listener.getsockname()[:2]
         server = _Server(appliance, config)
