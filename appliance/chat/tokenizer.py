@@ -57,7 +57,10 @@ class Tokenizer:
 
     def special_tokens(self, manifest: Manifest) -> dict[str, str]:
         """`bos_token` and `eos_token` written out, as chat templates use them."""
-        ids = {"bos_token": manifest.bos_token_id, "eos_token": manifest.eos_token_ids[0]}
+        ids = {
+            "bos_token": manifest.bos_token_id,
+            "eos_token": next(iter(manifest.eos_token_ids), None),
+        }
         tokens = {
             name: self._tokenizer.id_to_token(token_id)
             for name, token_id in ids.items()
