@@ -51,11 +51,9 @@ class Completion:
                 self.num_cached_tokens = output.num_cached_tokens
                 self.num_output_tokens += len(output.token_ids)
                 text = self._stop.feed(self._detokenizer.feed(output.token_ids))
-                reason = output.finish_reason
-                if self._stop.stopped:
-                    reason = FinishReason.STOP
-                elif reason is not None:
+                if output.finish_reason is not None:
                     text += self._stop.feed(self._detokenizer.finish()) + self._stop.finish()
+                reason = FinishReason.STOP if self._stop.stopped else output.finish_reason
                 if text or reason is not None:
                     yield Delta(text, reason)
                 if reason is not None:
