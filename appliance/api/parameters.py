@@ -54,7 +54,7 @@ _COMMON = (
     _supported("presence_penalty", "-2 to 2"),
     _supported("frequency_penalty", "-2 to 2"),
     _supported("logit_bias", "token id to -100 … 100"),
-    _supported("seed", "same seed, same request: same answer"),
+    _supported("seed", "same seed, request and cached prefix: same answer"),
     _supported("stop", "one string or up to 16"),
     _supported("stream", "server-sent events, ended by `[DONE]`"),
     _supported("stream_options", "`include_usage`; only with `stream`; others are ignored"),
