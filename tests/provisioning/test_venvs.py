@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from provisioning.lanes import Lane, run_all
-from provisioning.venvs import STAMP, Venv, VenvError, World
+from provisioning.world import STAMP, Venv, VenvError, World
 
 ROOT = Path(__file__).resolve().parents[2]
 BARE = World(".venv-x")
@@ -32,7 +32,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     root = tmp_path / "a check out"
     (root / "provisioning" / "requirements").mkdir(parents=True)
-    for name in ("__init__.py", "lanes.py", "venvs.py"):
+    for name in ("__init__.py", "lanes.py", "venvs.py", "world.py"):
         shutil.copy(ROOT / "provisioning" / name, root / "provisioning")
     for lock in ("run", "build", "test"):
         (root / "provisioning" / "requirements" / f"{lock}.lock").write_text("# nothing\n")
