@@ -15,8 +15,18 @@ from typing import Protocol
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from openvino import CompiledModel, Core
 
 from appliance.backends.base import Backend, Chunk, Slot
+from appliance.backends.create import compile_options
+from appliance.backends.loader import compile_model
+from appliance.backends.stateful import runner as stateful_runner
+from appliance.backends.stateful.kv import StatefulKVCache
+from appliance.backends.stateful.runner import StatefulRunner
+from appliance.chat.tokenizer import Tokenizer
+from appliance.config import EngineConfig
+from appliance.model_dir import read_manifest
+from tests import tiny_ir
 from tests.fakes import FakeRunner, fake_backend
 
 NUM_ANSWERED = 8
@@ -53,52 +63,64 @@ class Fake:
 
 
 class Stateful:
-    """The real model; compiled once. Prompts share beginnings of different lengths."""
+    """The stateful variant on a model compiled once. Prompts share beginnings of some length."""
 
-    # Logits of this model reach from -15 to 25.
+    # Of logits that reach from -15 to 25.
     tolerance = 0.05
 
-    def __init__(self, model_dir: Path, cache_dir: Path) -> None:
-        from appliance.backends.create import compile_options
-        from appliance.backends.loader import compile_model
-        from appliance.chat.tokenizer import Tokenizer
-        from appliance.config import EngineConfig
-        from appliance.model_dir import read_manifest
-
-        config = EngineConfig(
-            inference_precision="f32",
-            dynamic_quantization_group_size=0,
-            compile_cache_dir=cache_dir,
-        )
-        self._compiled = compile_model(model_dir, compile_options(config))
-        self._vocab_size = read_manifest(model_dir).architecture.vocab_size
-        encode = Tokenizer(model_dir).encode
-        self.prompts = [
-            encode("1, 2, 3, 4, 5, 6, 7, 8, 9,"),
-            encode("1, 2, 3, 4, 5, 6, a, b, c, d,"),
-            encode("一二三四五六七八九十 一二三四五六七八九十 一二三"),
-            encode(
-                "def fibonacci(n):\n    if n < 2:\n        return n\n    return fibonacci(n - 1)"
-            ),
-            encode("a b c d e f g h"),
-        ]
+    def __init__(
+        self, compiled: CompiledModel, vocab_size: int, prompts: list[tuple[int, ...]]
+    ) -> None:
+        self._compiled = compiled
+        self._vocab_size = vocab_size
+        self.prompts = prompts
 
     def new(self) -> Backend:
-        from appliance.backends.stateful.kv import StatefulKVCache
-        from appliance.backends.stateful.runner import StatefulRunner
-
         runner = StatefulRunner(self._compiled, max_model_len=2048, vocab_size=self._vocab_size)
         return Backend(StatefulKVCache(2048, 1), runner, description="stateful")
 
 
+def stateful_on_the_tiny_ir() -> Stateful:
+    float32 = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+    compiled = Core().compile_model(tiny_ir.model(tiny_ir.Weights()), "CPU", float32)
+    prompts = [tuple(i % tiny_ir.VOCAB_SIZE for i in ids) for ids in Fake(1).prompts]
+    return Stateful(compiled, tiny_ir.VOCAB_SIZE, prompts)
+
+
+def stateful_on_the_real_model(model_dir: Path, cache_dir: Path) -> Stateful:
+    config = EngineConfig(
+        inference_precision="f32", dynamic_quantization_group_size=0, compile_cache_dir=cache_dir
+    )
+    encode = Tokenizer(model_dir).encode
+    return Stateful(
+        compile_model(model_dir, compile_options(config)),
+        read_manifest(model_dir).architecture.vocab_size,
+        [
+            encode("1, 2, 3, 4, 5, 6, 7, 8, 9,"),
+            encode("1, 2, 3, 4, 5, 6, a, b, c, d,"),
+            encode("一二三四五六七八九十 一二三四五六七八九十 一二三"),
+            encode("def fibonacci(n):\n    if n < 2:\n        return n\n    return"),
+            encode("a b c d e f g h"),
+        ],
+    )
+
+
 @pytest.fixture(
     scope="module",
-    params=["fake-1", "fake-3", "fake-mixing", pytest.param("stateful", marks=pytest.mark.model)],
+    params=[
+        "fake-1",
+        "fake-3",
+        "fake-mixing",
+        "stateful-tiny",
+        pytest.param("stateful", marks=pytest.mark.model),
+    ],
 )
 def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Variant:
+    if request.param == "stateful-tiny":
+        return stateful_on_the_tiny_ir()
     if request.param == "stateful":
         model_dir: Path = request.getfixturevalue("model_dir")
-        return Stateful(model_dir, tmp_path_factory.mktemp("compile-cache"))
+        return stateful_on_the_real_model(model_dir, tmp_path_factory.mktemp("compile-cache"))
     return {"fake-1": Fake(1), "fake-3": Fake(3), "fake-mixing": Fake(3, mixes_phases=True)}[
         request.param
     ]
@@ -130,10 +152,8 @@ def trimmed_backend(
 ) -> Backend:
     """A backend whose limits for holes are as they are, or passed all the time."""
     if request.param == "often squeezed":
-        from appliance.backends.stateful import runner
-
-        monkeypatch.setattr(runner, "_MAX_HOLES", 5)
-        monkeypatch.setattr(runner, "_MAX_HOLES_WHEN_IDLE", 2)
+        monkeypatch.setattr(stateful_runner, "_MAX_HOLES", 5)
+        monkeypatch.setattr(stateful_runner, "_MAX_HOLES_WHEN_IDLE", 2)
     return backend
 
 
