@@ -42,7 +42,7 @@ class Recipe:
 
 RECIPES = {
     "int8": Recipe("INT8_SYM", -1, None, None, Weights("int8", True, -1)),
-    "int4": Recipe("INT4_SYM", 64, 1.0, "INT8_SYM", Weights("int4", True, 64)),
+    "int4": Recipe("INT4_ASYM", 64, 0.8, "INT8_SYM", Weights("int4", False, 64)),
 }
 
 
