@@ -23,7 +23,7 @@ from appliance.errors import (
     EngineDeadError,
     ModelDirError,
 )
-from appliance.model_dir import CHAT_TEMPLATE, MANIFEST, TOKENIZER
+from appliance.model_dir import CHAT_TEMPLATE, TOKENIZER
 from appliance.service import ServiceStatus
 from tests.fakes import FakeRunner, fake_backend
 from tests.server import Served, wait_until
@@ -129,14 +129,18 @@ def test_requests_after_a_failed_load_hear_why(tiny_model_dir: Path) -> None:
         assert served.client.get("/health/live").status_code == 200
 
 
-def test_an_error_nobody_foresaw_is_told_too(tiny_model_dir: Path) -> None:
+def test_an_error_nobody_foresaw_is_told_too(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It was lost in a task that nobody awaits, and the service loaded for ever."""
-    path = tiny_model_dir / MANIFEST
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**manifest, "eos_token_ids": []}), encoding="utf-8")
+
+    def broken(*arguments: object) -> startup.Loaded:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(startup, "load", broken)
     appliance, failures = started(tiny_model_dir, fake_backend())
     assert [type(failure) for failure in failures] == [BackendError]
-    assert "IndexError" in str(failures[0])
+    assert "KeyError: 'surprise'" in str(failures[0])
     assert appliance.service.status is ServiceStatus.FAILED
 
 
