@@ -93,6 +93,7 @@ class Served:
         self.in_loop(self._server.stopping.set)
         self._thread.join(TIMEOUT_S)
         assert not self._thread.is_alive()
+        self._listener.close()
 
     def in_loop(self, call: Callable[[], object]) -> None:
         """Run `call` on the service's event loop and wait for it."""
@@ -146,7 +147,7 @@ class Served:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn in a thread, that ends at once when told to instead of at its next look around."""
+    """Uvicorn in a thread, that ends at once when told to; uvicorn's own way takes 0.3 s."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -157,6 +158,15 @@ class _Server(uvicorn.Server):
         self.stopping = asyncio.Event()
         self.up.set()
         await self.stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.connections or self.server_state.tasks:
+            await asyncio.sleep(0.002)
+        await self.lifespan.shutdown()
 
 
 def chat_body(content: Any = "hi", **fields: Any) -> dict[str, Any]:
