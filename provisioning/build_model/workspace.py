@@ -12,6 +12,7 @@ before the stamp is written, so a power cut cannot leave a stamp without its fil
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -39,6 +40,8 @@ class Workspace:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # Once removed, the path may already be the next build's.
+        self.is_removed = False
 
     def log(self, name: str) -> Path:
         """Where stage `name` writes what its libraries say."""
@@ -78,15 +81,25 @@ class Workspace:
         self._stamp_path(name).unlink(missing_ok=True)
         shutil.rmtree(self.directory(name), ignore_errors=True)
 
+    def is_empty(self) -> bool:
+        """Whether nothing was made here, so that nothing is lost with it."""
+        return [entry.name for entry in self.path.iterdir()] == [_LOCK]
+
     def remove(self) -> None:
-        """Remove everything, the lock last."""
+        """Remove everything, the lock last, and end the use of this object."""
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             elif entry.name != _LOCK:
                 entry.unlink()
+        self.is_removed = True
         (self.path / _LOCK).unlink()
-        self.path.rmdir()
+        try:
+            self.path.rmdir()
+        except OSError as error:
+            # The next build has moved in since the lock was given up.
+            if error.errno != errno.ENOTEMPTY:
+                raise
 
     def _stamp_path(self, name: str) -> Path:
         return self.path / f"{name}.json"
@@ -121,7 +134,12 @@ def open_workspace(out: Path) -> Iterator[Workspace]:
     """
     path = workspace_of(out)
     with _locked(path, out):
-        yield Workspace(path)
+        workspace = Workspace(path)
+        try:
+            yield workspace
+        finally:
+            if not workspace.is_removed and workspace.is_empty():
+                workspace.remove()
 
 
 @contextmanager

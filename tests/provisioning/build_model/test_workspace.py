@@ -107,6 +107,13 @@ def test_removed_work_directory_can_be_made_again(tmp_path: Path) -> None:
         assert not workspace_of(tmp_path / "out").exists()
 
 
+def test_build_that_made_nothing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), open_workspace(tmp_path / "out"):
+        raise RuntimeError("refused before the first stage")
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_stamp_that_is_no_json_counts_as_none(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.run("export", "key", Maker())
