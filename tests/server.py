@@ -31,8 +31,8 @@ COMPLETIONS = "/v1/completions"
 class Served:
     """A context manager: an appliance that serves on `url` while the block runs.
 
-    `runner` does the forward passes and may be changed while nothing runs. When the block is left,
-    every sequence must be finished and every slot free, or the test fails.
+    `runner` does the forward passes and may be changed while nothing runs. When the block was left
+    and the engine had not died, every sequence is finished and every slot free, or the test fails.
     """
 
     def __init__(
@@ -94,6 +94,10 @@ class Served:
         self._thread.join(TIMEOUT_S)
         assert not self._thread.is_alive()
         self._listener.close()
+        engine = self.appliance._engine
+        if error is None and engine is not None and engine.death is None:
+            assert self.num_open == 0 and not self.kv.used
+            assert self.runner.closed
 
     def in_loop(self, call: Callable[[], object]) -> None:
         """Run `call` on the service's event loop and wait for it."""
