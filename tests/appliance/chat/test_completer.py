@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from appliance.backends.base import RunnerLimits
 from appliance.chat.completer import Completer
@@ -17,7 +18,15 @@ from appliance.config import GenerationConfig
 from appliance.engine.generation import Generation
 from appliance.engine.sampling_params import SamplingParams
 from appliance.errors import ContextLengthExceededError, QueueFullError, RequestError
-from tests.tiny_model import END_OF_TEXT, IM_END, IM_START, TEMPLATE, VOCAB_SIZE
+from appliance.model_dir import TOKENIZER
+from tests.tiny_model import (
+    END_OF_TEXT,
+    IM_END,
+    IM_START,
+    TEMPLATE,
+    VOCAB_SIZE,
+    byte_tokenizer,
+)
 
 MAX_MODEL_LEN = 100
 
@@ -97,6 +106,22 @@ def test_text_and_ids_go_on_as_they_are(engine: RecordingEngine, tiny_model_dir:
     ours.complete("Once", CompletionOptions())
     ours.complete([1, 2, 299], CompletionOptions())
     assert [asked.prompt_ids for asked in engine.asked] == [tuple(b"Once"), (1, 2, 299)]
+
+
+def test_a_text_begins_as_the_model_s_texts_begin_and_a_conversation_as_its_template_says(
+    engine: RecordingEngine, tiny_model_dir: Path
+) -> None:
+    raw = byte_tokenizer()
+    raw.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", END_OF_TEXT)]
+    )
+    raw.save(str(tiny_model_dir / TOKENIZER))
+    ours = completer(engine, tiny_model_dir)
+    ours.complete("Once", CompletionOptions())
+    ours.complete(list(b"Once"), CompletionOptions())
+    ours.chat([{"role": "user", "content": "hi"}], CompletionOptions())
+    starts = [asked.prompt_ids[0] for asked in engine.asked]
+    assert starts == [END_OF_TEXT, ord("O"), IM_START]
 
 
 def test_a_wish_goes_before_the_configuration_and_that_before_the_manifest(

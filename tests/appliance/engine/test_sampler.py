@@ -224,6 +224,19 @@ def test_a_seed_mostly_answers_the_same_whatever_the_rounding() -> None:
     assert differing <= 15
 
 
+@pytest.mark.parametrize("top_p", [0.51, 0.6, 0.9])
+def test_a_nucleus_that_reaches_into_a_long_flat_tail(top_p: float) -> None:
+    """Half of the probability lies on one token, half on 999 unlikely ones."""
+    logits = np.log(np.linspace(0.00105, 0.00095, 1000, dtype=np.float32))
+    logits[500] = 0
+    params = {"seed": 5, "top_p": top_p}
+    sampled, random = sampler(params, vocab_size=1000), np.random.Generator(np.random.PCG64(5))
+    reference = Reference(params)
+    for _ in range(60):
+        expected, margin = reference.draw(logits, random.random())
+        assert sampled.sample(logits) == expected or margin < 1e-5
+
+
 def test_draws_follow_the_probabilities() -> None:
     """Chi-square over 20,000 draws: 30 degrees of freedom, 60 is passed once in a thousand runs;
     the seed is fixed, so it is passed always or never."""
