@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from provisioning.build_model.errors import ConversionError
 from provisioning.build_model.ir_edit import LOGITS_INDICES
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # The gate judges the weights, not the shortcuts a CPU may take with activations, so those are off.
 # It also makes the figures the same on every machine, up to rounding.
-EXACT = {
+EXACT: Final = {
     "INFERENCE_PRECISION_HINT": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
     "KV_CACHE_PRECISION": "f32",
@@ -30,12 +30,12 @@ _ROUNDING = 1e-3
 class IrSession:
     """A compiled edited IR with one row of KV cache. Not thread-safe."""
 
-    def __init__(self, model: Path | ov.Model) -> None:
-        """Compile `model` (an .xml or one in memory) for the CPU."""
+    def __init__(self, model: Path | ov.Model, properties: dict[str, str] = EXACT) -> None:
+        """Compile `model` (an .xml or one in memory) for the CPU with OpenVINO's `properties`."""
         import openvino as ov
 
         loaded = str(model) if isinstance(model, Path) else model
-        compiled = ov.Core().compile_model(loaded, "CPU", EXACT)
+        compiled = ov.Core().compile_model(loaded, "CPU", properties)
         self._infer_request = compiled.create_infer_request()
         self._num_tokens = 0
 

@@ -53,7 +53,7 @@ def verify_model(
     `mean_kl`, as JSON. Judging them is `check_quality`'s.
     """
     session = IrSession(model)
-    measured = {} if reference is None else _compare(session, reference, stage)
+    measured = {} if reference is None else compare(session, reference, stage)
     golden = find_golden(session, model.parent, text)
     return {"golden": dataclasses.asdict(golden), "measured": measured}
 
@@ -85,7 +85,8 @@ def compare_positions(
     return agreeing, float(divergence.sum(dtype=np.float64))
 
 
-def _compare(session: IrSession, reference: Path, stage: Stage) -> dict[str, Any]:
+def compare(session: IrSession, reference: Path, stage: Stage) -> dict[str, Any]:
+    """The gate's figures for `session` against the stored `reference`; `Quality` without limits."""
     import numpy as np
 
     prompts = read_ids(reference)
