@@ -18,7 +18,7 @@ def tiny_model_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def model_dir() -> Path:
-    """The embedded model's directory, which `tests/run.sh` builds; tests that use it have `model`."""
+    """The embedded model's directory, which `tests/run.sh` builds; for tests marked `model`."""
     path = os.environ.get("QWEN_APPLIANCE_TEST_MODEL")
     if not path:
         pytest.skip("QWEN_APPLIANCE_TEST_MODEL names no model directory; use tests/run.sh")

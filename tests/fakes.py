@@ -24,7 +24,7 @@ def echo_sum(token_ids: Sequence[int]) -> int:
 
 
 class FakeKVCache:
-    """Several slots; a freed slot keeps its tokens and serves the next sequence that shares them."""
+    """Several slots; a freed one keeps its tokens for the next sequence that shares them."""
 
     def __init__(self, max_slots: int, max_model_len: int) -> None:
         self.max_model_len = max_model_len

@@ -15,7 +15,8 @@ from types import TracebackType
 import httpx
 
 READY = re.compile(
-    r"INFO ready on (?P<url>http://\S+)/v1 .*: (?P<model>\S+), .*(?P<precision>int\d).*; "
+    r"INFO ready on (?P<url>http://\S+)/v1 after (?P<since_exec_s>[\d.]+) s: "
+    r"(?P<model>\S+), .*(?P<precision>int\d).*; "
     r"load (?P<load_s>[\d.]+) s .*, warm-up (?P<warm_up_s>[\d.]+) s$"
 )
 START_TIMEOUT_S = 120.0
