@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 
 from appliance import __version__, startup
 from appliance.api.body import JSONRequest
@@ -139,6 +140,12 @@ def asgi(appliance: Appliance, config: Config) -> Litestar:
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
         request_max_body_size=config.server.max_body_bytes,
-        openapi_config=OpenAPIConfig(title="qwen-appliance", version=__version__, path="/docs"),
+        openapi_config=OpenAPIConfig(
+            title="qwen-appliance",
+            version=__version__,
+            path="/docs",
+            # The document alone: the pages of the framework load scripts from elsewhere.
+            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
+        ),
         logging_config=None,
     )
