@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import random
 import statistics
 import sys
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from appliance.backends.base import Chunk, Slot
 from appliance.backends.create import compile_options
@@ -70,9 +73,12 @@ def main() -> int:
         runners[name] = StatefulRunner(compiled, max_model_len=2048, vocab_size=vocab_size)
         measure(runners[name], num_steps=2)
     figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runners}
+    order = list(runners)
     for _ in range(args.rounds):
-        for name, runner in runners.items():
-            figures[name].append(measure(runner, num_steps=args.steps))
+        for name in order:
+            figures[name].append(measure(runners[name], num_steps=args.steps))
+        # Each candidate follows another one in turn: what ran before leaves traces in the caches.
+        random.shuffle(order)
     print(f"{'candidate':<16}{'decode':>9}{'x default':>11}{'41':>9}{'512':>9}")
     for name, rounds in figures.items():
         decode, short, long = (statistics.median(column) for column in zip(*rounds, strict=True))
