@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openvino as ov
 
-from appliance.backends.compile_options import CompileOptions
+from appliance.backends.compile_options import CompileOptions, bound_onednn_cache
 from appliance.errors import BackendError, ModelDirError
 from appliance.model_dir import MODEL_XML
 
@@ -27,6 +27,7 @@ def compile_model(model_dir: Path, options: CompileOptions) -> ov.CompiledModel:
         raise ModelDirError(
             model_dir, f"{MODEL_XML} is missing; build it again with provisioning/build-model.sh"
         )
+    bound_onednn_cache()
     try:
         compiled = ov.Core().compile_model(path, "CPU", options.properties())
     except RuntimeError as error:

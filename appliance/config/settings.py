@@ -63,8 +63,13 @@ class EngineConfig:
         ),
     ] = None
     prefill_chunk: Annotated[
-        int, Rule("most prompt tokens computed in one step", ge=16, le=8192)
-    ] = 512
+        int,
+        Rule(
+            "most prompt tokens computed in one step; more is no faster and takes memory",
+            ge=16,
+            le=8192,
+        ),
+    ] = 128
     max_waiting: Annotated[
         int, Rule("requests that may wait; more are answered with 429", ge=0, le=10000)
     ] = 64

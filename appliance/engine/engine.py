@@ -33,6 +33,7 @@ from appliance.errors import (
 _log = logging.getLogger(__name__)
 
 _Command = Callable[[], None]
+_IDLE_AFTER_S = 0.25
 
 
 class Engine:
@@ -206,12 +207,21 @@ class Engine:
     def _take_inbox(self) -> None:
         """Run what the event loop sent; wait for it when there is nothing else to do."""
         if not self._scheduler.has_work:
-            if self._inbox.empty():
-                self._backend.runner.idle()
-                self._backend.kv.check_integrity()
-            self._inbox.get()()
+            self._await_command()()
         while not self._inbox.empty():
             self._inbox.get()()
+
+    def _await_command(self) -> _Command:
+        """The next command; the backend may tidy up once nothing came for a while.
+
+        Not at once: a client's next request often follows an answer within milliseconds.
+        """
+        try:
+            return self._inbox.get(timeout=_IDLE_AFTER_S)
+        except queue.Empty:
+            self._backend.runner.idle()
+            self._backend.kv.check_integrity()
+            return self._inbox.get()
 
     def _flush(self) -> None:
         assert self._loop is not None

@@ -91,6 +91,7 @@ def test_choices_made_are_passed_on(tmp_path: Path) -> None:
     assert compile_options(config).properties() == {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
+        "CPU_RUNTIME_CACHE_CAPACITY": 16,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         "INFERENCE_NUM_THREADS": 3,
         "INFERENCE_PRECISION_HINT": "bf16",

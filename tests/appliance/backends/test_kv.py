@@ -41,6 +41,16 @@ def test_a_prompt_that_the_row_holds_whole_leaves_one_token_to_compute(kv: State
     assert kv.stats().num_tokens == 2
 
 
+def test_a_short_beginning_is_not_kept_in_front_of_a_long_rest() -> None:
+    """A chat template's first tokens are in every prompt: they cost less than the holes behind."""
+    kv = StatefulKVCache(1024, BYTES_PER_TOKEN)
+    first = range(500)
+    assert seat(kv, *first) == 0
+    assert seat(kv, *range(15), 1000, 1001) == 0
+    assert seat(kv, *first) == 15, "a short rest leaves few holes"
+    assert seat(kv, *range(16), 1000, 1001) == 16
+
+
 def test_a_prompt_of_one_token_is_always_computed(kv: StatefulKVCache) -> None:
     seat(kv, 1)
     assert seat(kv, 1) == 0
