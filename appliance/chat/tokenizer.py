@@ -33,7 +33,7 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         added = self._tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
-        self._added = {i: token.content.encode() for i, token in added.items()}
+        self._added: dict[int, bytes] = {i: t.content.encode() for i, t in added.items()}
         self._piece_bytes = _piece_bytes(self._tokenizer, model_dir)
         self._bytes: dict[int, bytes] = {}
 
@@ -73,7 +73,7 @@ class Tokenizer:
             return b""
         if token_id in self._added:
             return self._added[token_id]
-        piece = self._tokenizer.id_to_token(token_id)
+        piece: str | None = self._tokenizer.id_to_token(token_id)
         return b"" if piece is None else self._piece_bytes(piece)
 
 
