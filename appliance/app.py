@@ -75,6 +75,7 @@ class Appliance:
         engine = self._engine = Engine(
             loaded.backend,
             prefill_chunk=self._config.engine.prefill_chunk,
+            prefill_chunk_busy=self._config.engine.prefill_chunk_busy,
             max_waiting=self._config.engine.max_waiting,
         )
         engine.on_death = self._fail

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 from appliance.backends.base import Backend
 from appliance.backends.compile_options import CompileOptions
+from appliance.backends.paged.blocks import BLOCK_SIZE
 from appliance.config import EngineConfig
 from appliance.errors import ConfigError
 from appliance.model_dir import Manifest
@@ -22,19 +24,69 @@ def create_backend(config: EngineConfig, model_dir: Path, manifest: Manifest) ->
 
     Raises `ConfigError` for a setting the model cannot meet, `ModelDirError`, `BackendError`.
     """
+    create = {"stateful": _create_stateful, "paged": _create_paged}[config.kv_cache]
+    return create(config, model_dir, manifest)
+
+
+# OpenVINO is imported in the functions: it takes a quarter of a second, and a process that only
+# checks its configuration, or runs on a fake, does not need it.
+
+
+def _create_stateful(config: EngineConfig, model_dir: Path, manifest: Manifest) -> Backend:
     max_model_len = _max_model_len(config, manifest)
-    # Imported here: OpenVINO takes a quarter of a second, and a process that only checks its
-    # configuration, or runs on a fake, does not need it.
     from appliance.backends.loader import compile_model
     from appliance.backends.stateful.kv import StatefulKVCache
     from appliance.backends.stateful.runner import StatefulRunner
 
-    compiled = compile_model(model_dir, compile_options(config))
     runner = StatefulRunner(
-        compiled, max_model_len=max_model_len, vocab_size=manifest.architecture.vocab_size
+        compile_model(model_dir, compile_options(config)),
+        max_model_len=max_model_len,
+        vocab_size=manifest.architecture.vocab_size,
     )
     kv = StatefulKVCache(max_model_len, _kv_bytes_per_token(config, manifest))
     return Backend(kv, runner, description=f"stateful KV cache, {manifest.weights.precision}")
+
+
+def _create_paged(config: EngineConfig, model_dir: Path, manifest: Manifest) -> Backend:
+    max_model_len = _max_model_len(config, manifest)
+    from appliance.backends.paged.kv import PagedKVCache
+    from appliance.backends.paged.model import block_bytes, compile_paged
+    from appliance.backends.paged.runner import PagedRunner
+
+    # The plugin's own choice for paged attention is 16 bit on some CPUs: twice the memory.
+    precision = "u8" if config.kv_cache_precision == "auto" else config.kv_cache_precision
+    options = dataclasses.replace(compile_options(config), kv_cache_precision=precision)
+    compiled = compile_paged(model_dir, options)
+    num_blocks = _num_blocks(config, max_model_len, block_bytes(compiled))
+    kv = PagedKVCache(
+        num_blocks=num_blocks,
+        max_slots=config.max_num_seqs,
+        max_model_len=max_model_len,
+        bytes_per_block=block_bytes(compiled),
+    )
+    runner = PagedRunner(
+        compiled,
+        kv,
+        num_blocks=num_blocks,
+        max_slots=config.max_num_seqs,
+        max_model_len=max_model_len,
+        vocab_size=manifest.architecture.vocab_size,
+    )
+    return Backend(kv, runner, description=f"paged KV cache, {manifest.weights.precision}")
+
+
+def _num_blocks(config: EngineConfig, max_model_len: int, bytes_per_block: int) -> int:
+    """As many as fit `kv_cache_mb`; at least one sequence of full length must."""
+    num_blocks = config.kv_cache_mb * 1_000_000 // bytes_per_block
+    needed = -(-max_model_len // BLOCK_SIZE)
+    if num_blocks < needed:
+        raise ConfigError(
+            "engine.kv_cache_mb",
+            config.kv_cache_mb,
+            f"one sequence of {max_model_len} tokens (engine.max_model_len) takes "
+            f"{needed * bytes_per_block / 1e6:.0f}",
+        )
+    return num_blocks
 
 
 def compile_options(config: EngineConfig) -> CompileOptions:

@@ -52,7 +52,13 @@ class ModelConfig:
 class EngineConfig:
     """How tokens are computed, and how many requests share the machine."""
 
-    kv_cache: Annotated[Literal["stateful"], Rule("where the KV cache lives")] = "stateful"
+    kv_cache: Annotated[
+        Literal["stateful", "paged"],
+        Rule("where the KV cache lives; paged computes several conversations at once"),
+    ] = "stateful"
+    kv_cache_mb: Annotated[
+        int, Rule("memory for the paged KV cache, known prefixes included", ge=1, le=1048576)
+    ] = 256
     max_num_seqs: Annotated[
         int, Rule("most sequences computed at once; the backend may allow fewer", ge=1, le=64)
     ] = 8
@@ -70,6 +76,9 @@ class EngineConfig:
             le=8192,
         ),
     ] = 128
+    prefill_chunk_busy: Annotated[
+        int, Rule("most prompt tokens computed in one step while answers stream", ge=1, le=8192)
+    ] = 64
     max_waiting: Annotated[
         int, Rule("requests that may wait; more are answered with 429", ge=0, le=10000)
     ] = 64

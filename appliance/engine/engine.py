@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from appliance.backends.base import Backend, KVStats
 from appliance.engine.generation import Generation
+from appliance.engine.inbox import Inbox
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.scheduler import ScheduledChunk, Scheduler
 from appliance.engine.sequence import FinishReason, Sequence, StepOutput
@@ -32,9 +32,6 @@ from appliance.errors import (
 
 _log = logging.getLogger(__name__)
 
-_Command = Callable[[], None]
-_IDLE_AFTER_S = 0.25
-
 
 class Engine:
     """Runs sequences on a backend. Its public methods are for the event loop's thread.
@@ -42,7 +39,14 @@ class Engine:
     `on_death` is called there, once, when the engine thread ended with an error.
     """
 
-    def __init__(self, backend: Backend, *, prefill_chunk: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        prefill_chunk: int,
+        max_waiting: int,
+        prefill_chunk_busy: int | None = None,
+    ) -> None:
         self.limits = backend.runner.limits
         self.on_death: Callable[[EngineDeadError], None] = lambda death: None
         self._backend = backend
@@ -52,9 +56,14 @@ class Engine:
         self._death: EngineDeadError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._inbox = Inbox()
         # Written by the engine thread only.
-        self._scheduler = Scheduler(backend.kv, self.limits, prefill_chunk=prefill_chunk)
+        self._scheduler = Scheduler(
+            backend.kv,
+            self.limits,
+            prefill_chunk=prefill_chunk,
+            prefill_chunk_busy=prefill_chunk_busy,
+        )
         self._outbox: list[tuple[Generation, StepOutput]] = []
         self._closing = False
 
@@ -139,7 +148,7 @@ class Engine:
         assert self._loop is not None
         try:
             while not self._closing:
-                self._take_inbox()
+                self._inbox.run(wait=not self._scheduler.has_work, idle=self._idle)
                 self.step()
                 self._flush()
         except Exception as error:
@@ -204,24 +213,9 @@ class Engine:
         for sequence in self._scheduler.open_sequences():
             self._finish(sequence, FinishReason.ERROR, error)
 
-    def _take_inbox(self) -> None:
-        """Run what the event loop sent; wait for it when there is nothing else to do."""
-        if not self._scheduler.has_work:
-            self._await_command()()
-        while not self._inbox.empty():
-            self._inbox.get()()
-
-    def _await_command(self) -> _Command:
-        """The next command; the backend may tidy up once nothing came for a while.
-
-        Not at once: a client's next request often follows an answer within milliseconds.
-        """
-        try:
-            return self._inbox.get(timeout=_IDLE_AFTER_S)
-        except queue.Empty:
-            self._backend.runner.idle()
-            self._backend.kv.check_integrity()
-            return self._inbox.get()
+    def _idle(self) -> None:
+        self._backend.runner.idle()
+        self._backend.kv.check_integrity()
 
     def _flush(self) -> None:
         assert self._loop is not None

@@ -1,8 +1,12 @@
 """Decides which sequences compute which tokens in the next step.
 
-First in, first out. Where the backend cannot mix phases, a step is either one sequence's prefill
-chunk or one token of every sequence that decodes, and the two kinds take turns, so that a long
-prompt delays running answers by one chunk at a time and never starves.
+First in, first out, into the running set. There every sequence that decodes gets one token per
+step, and prompts share a budget of tokens: a large one when nobody is kept waiting by it, a small
+one while answers stream. Every other step the shortest prompts come first, so that a short question
+does not wait behind a long one; in between the oldest do, so that a long one never starves.
+
+Where the backend cannot mix phases, a step is either one prompt's chunk or one token of every
+sequence that decodes, and the two kinds take turns.
 """
 
 from __future__ import annotations
@@ -25,11 +29,20 @@ class ScheduledChunk:
 class Scheduler:
     """Owns the queues; every sequence in them is WAITING or RUNNING, none is in both."""
 
-    def __init__(self, kv: KVCacheManager, limits: RunnerLimits, *, prefill_chunk: int) -> None:
+    def __init__(
+        self,
+        kv: KVCacheManager,
+        limits: RunnerLimits,
+        *,
+        prefill_chunk: int,
+        prefill_chunk_busy: int | None = None,
+    ) -> None:
         self._kv = kv
         self._limits = limits
         self._prefill_chunk = prefill_chunk
+        self._prefill_chunk_busy = min(prefill_chunk, prefill_chunk_busy or prefill_chunk)
         self._prefilled_last = False
+        self._shortest_first = False
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -48,14 +61,16 @@ class Scheduler:
         self._make_room()
         prefilling = [s for s in self.running if s.prefilling]
         decoding = [s for s in self.running if not s.prefilling]
+        steps = [(sequence, 1) for sequence in decoding]
+        chunks = self._share_budget(prefilling, busy=bool(decoding))
         if self._limits.mixes_phases:
-            chosen = prefilling[:1] + decoding
-        elif prefilling and not (decoding and self._prefilled_last):
-            chosen = prefilling[:1]
+            chosen = chunks + steps
+        elif chunks and not (steps and self._prefilled_last):
+            chosen = chunks[:1]
         else:
-            chosen = decoding
-        self._prefilled_last = bool(chosen) and chosen[0].prefilling
-        return [ScheduledChunk(sequence, self._chunk(sequence)) for sequence in chosen]
+            chosen = steps
+        self._prefilled_last = bool(chosen) and chosen[0][0].prefilling
+        return [ScheduledChunk(s, self._chunk(s, num_tokens)) for s, num_tokens in chosen]
 
     def computed(self, sequence: Sequence, num_tokens: int) -> None:
         """KV of the sequence's next `num_tokens` tokens is in its slot now."""
@@ -108,9 +123,8 @@ class Scheduler:
         prompt and answer again, which the prefix cache may spare it.
         """
         for sequence in list(self.running):
-            while sequence.slot is not None and not self._kv.reserve(
-                sequence.slot, self._chunk_length(sequence)
-            ):
+            num_tokens = min(sequence.num_pending_tokens, self._prefill_chunk)
+            while sequence.slot is not None and not self._kv.reserve(sequence.slot, num_tokens):
                 youngest = self.running.pop()
                 assert youngest.slot is not None
                 self._kv.free(youngest.slot, keep_prefix=True)
@@ -120,13 +134,26 @@ class Scheduler:
                 youngest.status = SequenceStatus.WAITING
                 self.waiting.appendleft(youngest)
 
-    def _chunk_length(self, sequence: Sequence) -> int:
-        return min(sequence.num_pending_tokens, self._prefill_chunk)
+    def _share_budget(
+        self, prefilling: list[Sequence], *, busy: bool
+    ) -> list[tuple[Sequence, int]]:
+        """Which prompts go on in this step, and by how many tokens each."""
+        budget = self._prefill_chunk_busy if busy else self._prefill_chunk
+        self._shortest_first = not self._shortest_first
+        if self._shortest_first:
+            prefilling = sorted(prefilling, key=lambda s: s.num_pending_tokens)
+        shares = []
+        for sequence in prefilling:
+            num_tokens = min(sequence.num_pending_tokens, budget)
+            if num_tokens == 0:
+                break
+            shares.append((sequence, num_tokens))
+            budget -= num_tokens
+        return shares
 
-    def _chunk(self, sequence: Sequence) -> Chunk:
+    def _chunk(self, sequence: Sequence, num_tokens: int) -> Chunk:
         assert sequence.slot is not None
         start = sequence.num_computed_tokens
-        num_tokens = self._chunk_length(sequence)
         # Logits are wanted only behind the last token there is; inside a prompt nobody asks.
         reaches_end = start + num_tokens == len(sequence.token_ids)
         return Chunk(

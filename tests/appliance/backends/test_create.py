@@ -9,8 +9,9 @@ import pytest
 
 from appliance.backends.compile_options import CompileOptions
 from appliance.backends.create import compile_options, create_backend
+from appliance.backends.paged.model import check_release
 from appliance.config import EngineConfig
-from appliance.errors import ConfigError
+from appliance.errors import BackendError, ConfigError
 from appliance.model_dir import Manifest, read_manifest
 
 
@@ -49,6 +50,30 @@ def test_the_window_is_the_model_s_own_but_at_most_8192_unless_configured(
     assert backend.kv.allocate((1,) * expected) is not None
     assert backend.description == "stateful KV cache, int8"
     backend.runner.close()
+
+
+@pytest.mark.model
+def test_the_paged_pool_takes_what_it_is_given_and_holds_one_sequence_at_least(
+    model_dir: Path, compile_cache: Path
+) -> None:
+    config = EngineConfig(kv_cache="paged", kv_cache_mb=128, compile_cache_dir=compile_cache)
+    backend = create_backend(config, model_dir, read_manifest(model_dir))
+    limits = backend.runner.limits
+    assert (limits.max_slots, limits.mixes_phases) == (8, True)
+    assert backend.description == "paged KV cache, int8"
+    allocation = backend.kv.allocate((1,) * 100)
+    assert allocation is not None and backend.kv.reserve(allocation.slot, 100)
+    assert 0 < backend.kv.stats().num_bytes <= 128_000_000
+    backend.runner.close()
+    small = dataclasses.replace(config, kv_cache_mb=1)
+    with pytest.raises(ConfigError, match=r"engine\.kv_cache_mb = 1: one sequence of"):
+        create_backend(small, model_dir, read_manifest(model_dir))
+
+
+def test_the_private_transformation_is_used_with_tested_releases_only() -> None:
+    check_release("2026.4.1-12345-releases/2026/4")
+    with pytest.raises(BackendError, match=r"this is 2027\.0; use engine\.kv_cache stateful"):
+        check_release("2027.0.0")
 
 
 @pytest.mark.model

@@ -19,6 +19,7 @@ class Bench:
         *,
         max_slots: int = 4,
         prefill_chunk: int = 4,
+        prefill_chunk_busy: int | None = None,
         mixes_phases: bool = False,
         max_model_len: int = 64,
     ) -> None:
@@ -27,7 +28,9 @@ class Bench:
         self.runner = FakeRunner(
             max_slots=max_slots, max_model_len=max_model_len, mixes_phases=mixes_phases
         )
-        self.scheduler = Scheduler(self.kv, limits, prefill_chunk=prefill_chunk)
+        self.scheduler = Scheduler(
+            self.kv, limits, prefill_chunk=prefill_chunk, prefill_chunk_busy=prefill_chunk_busy
+        )
 
     def add(self, *prompt_ids: int, max_tokens: int = 5, timeout_s: float = 60.0) -> Sequence:
         sequence = Sequence(
@@ -160,6 +163,40 @@ def test_where_phases_mix_a_prefill_chunk_rides_with_the_decoding_ones() -> None
         (other, tuple(range(100, 108)), 2),
     ):
         assert sequence.token_ids == answer(prompt_ids, count)
+
+
+def test_while_answers_stream_prompts_get_the_small_budget() -> None:
+    bench = Bench(mixes_phases=True, prefill_chunk=12, prefill_chunk_busy=3)
+    alone = bench.add(*range(12), max_tokens=20)
+    assert [len(item.chunk.token_ids) for item in bench.step()] == [12]
+    late = bench.add(*range(100, 109), max_tokens=1)
+    steps = bench.run()
+    assert chunk_lengths(steps, late) == [3, 3, 3]
+    assert set(chunk_lengths(steps, alone)) == {1}
+
+
+def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
+    bench = Bench(mixes_phases=True, prefill_chunk=8)
+    long = bench.add(*range(60), max_tokens=2)
+    bench.step()
+    short = [bench.add(100 + i, 50, 51, max_tokens=1) for i in range(2)]
+    first, second = bench.step(), bench.step()
+    shared = first if len(first) > 1 else second
+    assert [item.sequence for item in shared][:2] == short
+    assert all(s.status is SequenceStatus.FINISHED for s in short)
+    bench.run()
+    assert long.token_ids == answer(tuple(range(60)), 2)
+
+
+def test_a_long_prompt_goes_on_while_short_ones_keep_coming() -> None:
+    bench = Bench(mixes_phases=True, prefill_chunk=4, max_slots=3)
+    long = bench.add(*range(40), max_tokens=1)
+    for i in range(40):
+        bench.add(*range(100 + i, 104 + i), max_tokens=1)
+        bench.step()
+        if long.status is SequenceStatus.FINISHED:
+            break
+    assert long.token_ids == answer(tuple(range(40)), 1)
 
 
 def test_what_the_prefix_cache_holds_is_not_computed_again() -> None:
