@@ -33,7 +33,7 @@ def serve(config: Config, backend: Backend | None = None) -> int:
         host, port = listener.getsockname()[:2]
         server = _Server(appliance, config)
         appliance.on_ready = lambda text: _log.info(
-            "ready on %s after %.2f s: %s", _url(host, port), _since_exec_s(), text
+            "ready on %s after %.2f s: %s", _url(host, port), _since_start_s(), text
         )
         appliance.on_failure = server.fail
         server.run(sockets=[listener])
@@ -108,8 +108,11 @@ def _listening(config: ServerConfig) -> socket.socket:
         raise BindError(config.host, config.port, reason) from error
 
 
-def _since_exec_s() -> float:
-    """Seconds since this process was executed, to a hundredth (proc(5), `starttime`)."""
+def _since_start_s() -> float:
+    """Seconds since this process began, to a hundredth (proc(5), `starttime`).
+
+    A script that replaces itself by the service (exec) keeps its process, so its time counts too.
+    """
     behind_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start_s = int(behind_name[19]) / os.sysconf("SC_CLK_TCK")
     return float(Path("/proc/uptime").read_text().split()[0]) - start_s

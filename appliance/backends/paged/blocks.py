@@ -12,6 +12,8 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from appliance.backends.shared_prefix import shared_length
+
 BLOCK_SIZE = 32
 """Tokens per block; what OpenVINO's CPU plugin has its cache tensors made for."""
 
@@ -93,7 +95,7 @@ class BlockPool:
         """The child of `parent_uid` that begins most like `token_ids`, and how far it does."""
         best, longest = None, 0
         for child in self._children.get(parent_uid, ()):
-            length = _shared_length(child.token_ids, token_ids)
+            length = shared_length(child.token_ids, token_ids)
             if length > longest:
                 best, longest = child, length
         return None if best is None else (best, longest)
@@ -114,13 +116,3 @@ class BlockPool:
         if not siblings:
             del self._children[block.parent_uid]
         block.token_ids.clear()
-
-
-def _shared_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two sequences have in common from their beginning."""
-    length = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from appliance.backends.base import Allocation, KVStats, Slot
+from appliance.backends.shared_prefix import shared_length
 
 _SLOT = Slot(0)
 
@@ -31,7 +32,7 @@ class StatefulKVCache:
     def allocate(self, token_ids: Sequence[int]) -> Allocation | None:
         if self._in_use or len(token_ids) > self._max_model_len:
             return None
-        num_cached = min(_common_prefix_length(self._row, token_ids), len(token_ids) - 1)
+        num_cached = min(shared_length(self._row, token_ids), len(token_ids) - 1)
         if num_cached < _SHORT_PREFIX and len(self._row) - num_cached > _LONG_REST:
             num_cached = 0
         del self._row[num_cached:]
@@ -66,12 +67,3 @@ class StatefulKVCache:
     def check_integrity(self) -> None:
         assert len(self._row) <= self._max_model_len
         assert self._num_hit_tokens <= self._num_queried_tokens
-
-
-def _common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
-    length = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length
