@@ -83,7 +83,7 @@ def _convert(
     with open_workspace(order.out) as workspace:
         pipeline = Pipeline(workspace, inputs, progress)
         if not pipeline.has_checkout():
-            needed = disk.needed_bytes(identity.num_bytes)
+            needed = disk.needed_bytes(identity.num_bytes, identity.linked_bytes)
             disk.check_free(order.out.parent, needed, f"building {inputs.name}")
         made = pipeline.run()
         finished = assemble(workspace, inputs, identity, made)

@@ -17,13 +17,15 @@ MARGIN_BYTES = 512 << 20
 REFERENCE_BYTES = 900 << 20
 
 
-def needed_bytes(source_bytes: int) -> int:
-    """Bytes that a build of a source of `source_bytes` needs at its peak, the source included.
+def needed_bytes(fetched_bytes: int, linked_bytes: int = 0) -> int:
+    """Bytes that a build needs at its peak, of a source that writes `fetched_bytes` to this disk.
 
-    The float export is as large as the weights, the compressed IR at most half of them; both, the
-    source and the gate's reference lie there together for a while.
+    `linked_bytes` of it are there already. The float export is as large as the weights, the
+    compressed IR at most half of them; both, what was fetched and the gate's reference lie there
+    together for a while.
     """
-    return source_bytes + source_bytes + source_bytes // 2 + REFERENCE_BYTES + MARGIN_BYTES
+    weights = fetched_bytes + linked_bytes
+    return fetched_bytes + weights + weights // 2 + REFERENCE_BYTES + MARGIN_BYTES
 
 
 def check_free(directory: Path, needed: int, what: str, *, free: int | None = None) -> None:

@@ -34,13 +34,15 @@ class Identity:
 
     `name` is the id the model is served under, `revision` a commit or `sha256:...`; together with
     the build's own settings it decides whether anything has to be built. `num_bytes` is what
-    fetching writes to disk at most.
+    fetching writes to disk at most; `linked_bytes` is what it only links to, since it is on this
+    machine already.
     """
 
     name: str
     revision: str
     license: str | None
     num_bytes: int
+    linked_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

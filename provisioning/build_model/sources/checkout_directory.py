@@ -43,6 +43,11 @@ def examine(directory: Path) -> Layout:
     return layout
 
 
+def total_bytes(directory: Path, layout: Layout) -> int:
+    """The size of the files of `layout` in `directory`, links followed."""
+    return sum((directory / name).stat().st_size for name in layout.names)
+
+
 def link_files(files: dict[str, Path], directory: Path) -> None:
     """Make `directory` hold a symbolic link for each name; the targets are never written to."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from provisioning.build_model.errors import NoSuchModelError, SourceError
 from provisioning.build_model.sources.base import Checkout, Identity, Progress
-from provisioning.build_model.sources.checkout_directory import examine, link_files
+from provisioning.build_model.sources.checkout_directory import examine, link_files, total_bytes
 from provisioning.build_model.sources.checksums import content_revision
 from provisioning.build_model.sources.layout import Layout
 from provisioning.build_model.sources.model_card import license_of
@@ -31,8 +31,13 @@ class DirectorySource:
             revision = content_revision(self._path / name for name in layout.names)
         except OSError as error:
             raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error
-        name = self._path.resolve().name
-        return Identity(name, revision, license_of(self._path / "README.md"), CONVERTED_BYTES)
+        return Identity(
+            self._path.resolve().name,
+            revision,
+            license_of(self._path / "README.md"),
+            CONVERTED_BYTES,
+            total_bytes(self._path, layout),
+        )
 
     def fetch(self, directory: Path, progress: Progress) -> Checkout:
         """Link the files into `directory`, where the tokenizer is converted if it must be."""

@@ -14,7 +14,7 @@ from appliance.model_dir import sha256_of
 from provisioning.build_model.errors import SourceError, UnreachableError
 from provisioning.build_model.sources import hub_settings
 from provisioning.build_model.sources.base import Checkout, Identity, Progress
-from provisioning.build_model.sources.checkout_directory import examine, link_files
+from provisioning.build_model.sources.checkout_directory import examine, link_files, total_bytes
 from provisioning.build_model.sources.download import git_blob_id
 from provisioning.build_model.sources.model_card import license_of
 from provisioning.build_model.sources.tokenizer_file import CONVERTED_BYTES, ensure_tokenizer_json
@@ -33,9 +33,14 @@ class CachedHubSource:
     def identify(self) -> Identity:
         """The same name and revision as the hub would give; nothing is hashed."""
         snapshot = self._snapshot()
-        examine(snapshot)
-        name = self._repo.partition("/")[2]
-        return Identity(name, snapshot.name, license_of(snapshot / "README.md"), CONVERTED_BYTES)
+        layout = examine(snapshot)
+        return Identity(
+            self._repo.partition("/")[2],
+            snapshot.name,
+            license_of(snapshot / "README.md"),
+            CONVERTED_BYTES,
+            total_bytes(snapshot, layout),
+        )
 
     def fetch(self, directory: Path, progress: Progress) -> Checkout:
         """Verify the cached files against their names and link them into `directory`."""

@@ -29,6 +29,12 @@ def test_need_covers_source_export_and_ir() -> None:
     assert needed_bytes(one_gb) >= 2.5 * one_gb
 
 
+def test_what_is_only_linked_needs_no_room_itself_but_its_export_does() -> None:
+    one_gb = 1 << 30
+    assert needed_bytes(one_gb) - needed_bytes(0, one_gb) == one_gb
+    assert needed_bytes(0, one_gb) >= 1.5 * one_gb
+
+
 def test_missing_parents_are_made_and_nothing_is_left_there(tmp_path: Path) -> None:
     check_output(tmp_path / "a" / "b" / "model")
 

@@ -33,6 +33,7 @@ def test_a_checkout_is_linked_and_left_alone(
     source = open_source(f"dir:{checkout}")
     identity = source.identify()
     assert (identity.name, identity.license) == ("Tiny-Qwen2", "apache-2.0")
+    assert identity.linked_bytes >= (checkout / "model.safetensors").stat().st_size
     for _ in range(2):  # a second time over what is there already
         fetched = source.fetch(tmp_path / "work", progress)
     assert not fetched.is_openvino
