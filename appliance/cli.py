@@ -25,7 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code that the README's table explains."""
     args = _parser().parse_args(arguments)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); what is left goes nowhere, and says nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ApplianceError as error:
         print(f"qwen-appliance: {error}", file=sys.stderr)
         return error.exit_code

@@ -28,6 +28,8 @@ def serve(config: Config, backend: Backend | None = None) -> int:
     raised before the model is loaded: `ConfigError`, `ModelDirError`, `BindError`. A failure later
     is logged and its exit code returned.
     """
+    # Its two or three lines, the ready line among them, are said at any log level.
+    _log.setLevel(logging.INFO)
     appliance = Appliance(config, backend)
     with _listening(config.server) as listener:
         host, port = listener.getsockname()[:2]

@@ -88,6 +88,19 @@ def test_config_example(capsys: Capture) -> None:
     assert capsys.readouterr().out == example_yaml()
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """`qwen-appliance config | head -1`: the rest cannot be written; nobody wants to hear so."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "appliance", "config"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(20) == 0
+
+
 def test_an_unknown_key(capsys: Capture, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("server:\n  prot: 8000\n", encoding="utf-8")
