@@ -57,12 +57,13 @@ def _create_paged(config: EngineConfig, model_dir: Path, manifest: Manifest) -> 
     precision = "u8" if config.kv_cache_precision == "auto" else config.kv_cache_precision
     options = dataclasses.replace(compile_options(config), kv_cache_precision=precision)
     compiled = compile_paged(model_dir, options)
-    num_blocks = _num_blocks(config, max_model_len, block_bytes(compiled))
+    bytes_per_block = block_bytes(compiled)
+    num_blocks = _num_blocks(config, max_model_len, bytes_per_block)
     kv = PagedKVCache(
         num_blocks=num_blocks,
         max_slots=config.max_num_seqs,
         max_model_len=max_model_len,
-        bytes_per_block=block_bytes(compiled),
+        bytes_per_block=bytes_per_block,
     )
     runner = PagedRunner(
         compiled,

@@ -22,16 +22,12 @@ def compile_model(model_dir: Path, options: CompileOptions) -> ov.CompiledModel:
     Raises `ModelDirError` when the IR is missing or not one of ours, `BackendError` when OpenVINO
     refuses it.
     """
-    path = model_dir / MODEL_XML
-    if not path.is_file():
-        raise ModelDirError(
-            model_dir, f"{MODEL_XML} is missing; build it again with provisioning/build-model.sh"
-        )
+    path = ir_path(model_dir)
     bound_onednn_cache()
     try:
         compiled = ov.Core().compile_model(path, "CPU", options.properties())
     except RuntimeError as error:
-        raise BackendError(f"OpenVINO cannot compile {path}: {_reason(error)}") from error
+        raise BackendError(f"OpenVINO cannot compile {path}: {refusal(error)}") from error
     inputs = {name for port in compiled.inputs for name in port.get_names()}
     if missing := sorted(INPUTS - inputs):
         raise ModelDirError(
@@ -42,7 +38,17 @@ def compile_model(model_dir: Path, options: CompileOptions) -> ov.CompiledModel:
     return compiled
 
 
-def _reason(error: Exception) -> str:
+def ir_path(model_dir: Path) -> Path:
+    """Where the IR of `model_dir` is. Raises `ModelDirError` when it is missing."""
+    path = model_dir / MODEL_XML
+    if not path.is_file():
+        raise ModelDirError(
+            model_dir, f"{MODEL_XML} is missing; build it again with provisioning/build-model.sh"
+        )
+    return path
+
+
+def refusal(error: Exception) -> str:
     """OpenVINO's message in one line, without the lines that name places in its own sources."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not _SOURCE_PLACE.match(line)]

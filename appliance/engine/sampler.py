@@ -23,7 +23,6 @@ class Sampler:
 
     def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int) -> None:
         self._params = params
-        self._vocab_size = vocab_size
         self._random = None if params.greedy else _generator(params.seed)
         self._counts: Counter[int] = Counter()
         self._said: set[int] = set(prompt_ids) if params.repetition_penalty != 1.0 else set()

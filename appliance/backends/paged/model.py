@@ -14,9 +14,9 @@ from typing import Any
 import openvino as ov
 
 from appliance.backends.compile_options import CompileOptions, bound_onednn_cache
+from appliance.backends.loader import ir_path, refusal
 from appliance.backends.paged.blocks import BLOCK_SIZE
-from appliance.errors import BackendError, ModelDirError
-from appliance.model_dir import MODEL_XML
+from appliance.errors import BackendError
 
 TESTED_RELEASES = ("2026.4",)
 
@@ -30,11 +30,7 @@ def compile_paged(model_dir: Path, options: CompileOptions) -> ov.CompiledModel:
     check_release(ov.__version__)
     from openvino._offline_transformations import paged_attention_transformation
 
-    path = model_dir / MODEL_XML
-    if not path.is_file():
-        raise ModelDirError(
-            model_dir, f"{MODEL_XML} is missing; build it again with provisioning/build-model.sh"
-        )
+    path = ir_path(model_dir)
     bound_onednn_cache()
     try:
         model = ov.Core().read_model(path)
@@ -42,7 +38,7 @@ def compile_paged(model_dir: Path, options: CompileOptions) -> ov.CompiledModel:
         return ov.Core().compile_model(model, "CPU", options.properties())
     except RuntimeError as error:
         raise BackendError(
-            f"OpenVINO cannot compile {path} with paged attention: {error}"
+            f"OpenVINO cannot compile {path} with paged attention: {refusal(error)}"
         ) from error
 
 
