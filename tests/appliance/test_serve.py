@@ -141,6 +141,9 @@ def refuses_connections(url: str) -> bool:
         httpx.get(url + "/health/live", timeout=5, trust_env=False)
     except httpx.ConnectError:
         return True
+    except (httpx.ReadError, httpx.RemoteProtocolError):
+        # It still got into the queue of the socket that was just being closed: ask again.
+        return False
     return False
 
 
