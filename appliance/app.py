@@ -12,15 +12,18 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.types import ASGIApp
 
 from appliance import __version__, startup
 from appliance.api.body import JSONRequest
 from appliance.api.exceptions import EXCEPTION_HANDLERS
+from appliance.api.request_meter import RequestMeter
 from appliance.api.routes import ROUTES
 from appliance.backends.base import Backend
 from appliance.config import Config
 from appliance.engine.engine import Engine
 from appliance.errors import ApplianceError, BackendError, ConfigError, NotReadyError
+from appliance.metrics import Metrics
 from appliance.model_dir import read_manifest, verify_files
 from appliance.service import Service, ServiceStatus
 
@@ -45,6 +48,12 @@ class Appliance:
         self._engine: Engine | None = None
         self.service = Service(
             config.model.name or self._manifest.name, startup.system_fingerprint(self._manifest)
+        )
+        self.metrics = Metrics(
+            model=self.service.model_name,
+            build=startup.build_info(config, self._manifest, self.service.model_name),
+            statuses=tuple(status.value for status in ServiceStatus),
+            current_status=lambda: self.service.status.value,
         )
         self.on_ready: Callable[[str], None] = _log.info
         self.on_failure: Callable[[ApplianceError], None] = lambda error: _log.error("%s", error)
@@ -83,8 +92,9 @@ class Appliance:
         warm_up_s = await startup.warm_up(engine, self._manifest)
         if self.service.status is not ServiceStatus.LOADING:
             return
+        engine.record_to(self.metrics.engine)
         self.service.completer = startup.create_completer(
-            loaded, engine, self._config, self._manifest
+            loaded, engine, self._config, self._manifest, self.metrics
         )
         self.service.status = ServiceStatus.READY
         self.on_ready(
@@ -95,10 +105,9 @@ class Appliance:
 
     def stop_accepting(self) -> None:
         """Refuse new requests; those that run go on. Idempotent."""
-        if self.service.status is not ServiceStatus.FAILED:
-            self.service.status = ServiceStatus.DRAINING
+        self.service.drain(self._config.server.shutdown_grace_s)
         if self._engine is not None:
-            self._engine.stop_accepting()
+            self._engine.stop_accepting(self.service.retry_after_s)
 
     async def close(self) -> None:
         """Abort what still runs, which its client is told, and end the engine. Idempotent."""
@@ -113,7 +122,7 @@ class Appliance:
         self.on_failure(error)
 
 
-def create_app(config: Config, backend: Backend | None = None) -> Litestar:
+def create_app(config: Config, backend: Backend | None = None) -> ASGIApp:
     """The ASGI application; loading begins with its lifespan.
 
     `backend` replaces the one that `config` names. Raises `ConfigError`, `ModelDirError`.
@@ -121,8 +130,8 @@ def create_app(config: Config, backend: Backend | None = None) -> Litestar:
     return asgi(Appliance(config, backend), config)
 
 
-def asgi(appliance: Appliance, config: Config) -> Litestar:
-    """The routes around an appliance, whose life follows the application's."""
+def asgi(appliance: Appliance, config: Config) -> ASGIApp:
+    """The routes around an appliance, whose life follows the application's, every request timed."""
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -134,10 +143,13 @@ def asgi(appliance: Appliance, config: Config) -> Litestar:
             await starting
             await appliance.close()
 
-    return Litestar(
+    routes = Litestar(
         route_handlers=ROUTES,
         request_class=JSONRequest,
-        dependencies={"service": Provide(lambda: appliance.service, sync_to_thread=False)},
+        dependencies={
+            "service": Provide(lambda: appliance.service, sync_to_thread=False),
+            "metrics": Provide(lambda: appliance.metrics, sync_to_thread=False),
+        },
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
         request_max_body_size=config.server.max_body_bytes,
@@ -150,3 +162,4 @@ def asgi(appliance: Appliance, config: Config) -> Litestar:
         ),
         logging_config=None,
     )
+    return RequestMeter(routes, appliance.metrics)

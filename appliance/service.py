@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import time
 
 from appliance.chat.completer import Completer
@@ -12,6 +13,9 @@ from appliance.errors import (
     ModelNotFoundError,
     NotReadyError,
 )
+
+# About as long as a start takes.
+_START_S = 2
 
 
 class ServiceStatus(enum.Enum):
@@ -34,6 +38,23 @@ class Service:
         self.status = ServiceStatus.LOADING
         self.completer: Completer | None = None
         self.failure: ApplianceError | None = None
+        self._drained_at = 0.0
+
+    @property
+    def retry_after_s(self) -> int:
+        """When a client that is turned away may try again, in whole seconds, at least 1.
+
+        While draining: when everything that runs has ended and the next start may answer.
+        """
+        if self.status is not ServiceStatus.DRAINING:
+            return _START_S
+        return max(0, math.ceil(self._drained_at - time.monotonic())) + _START_S
+
+    def drain(self, grace_s: float) -> None:
+        """No more requests; those that run have `grace_s` seconds. Idempotent."""
+        if self.status not in (ServiceStatus.FAILED, ServiceStatus.DRAINING):
+            self.status = ServiceStatus.DRAINING
+            self._drained_at = time.monotonic() + grace_s
 
     def fail(self, error: ApplianceError) -> None:
         """Only a restart helps from now on; `error` is what every later request is told."""
@@ -51,5 +72,5 @@ class Service:
         if self.failure is not None:
             raise EngineDeadError(str(self.failure))
         if self.status is not ServiceStatus.READY or self.completer is None:
-            raise NotReadyError(f"the service is {self.status.value}", retry_after_s=2)
+            raise NotReadyError(f"the service is {self.status.value}", self.retry_after_s)
         return self.completer

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from appliance import __version__
 from appliance.backends.base import Backend
 from appliance.backends.create import create_backend
 from appliance.chat.completer import Completer
@@ -17,6 +19,7 @@ from appliance.config import Config
 from appliance.engine.engine import Engine
 from appliance.engine.sampling_params import SamplingParams
 from appliance.errors import BackendError, ModelDirError
+from appliance.metrics import Metrics
 from appliance.model_dir import CHAT_TEMPLATE, Manifest
 
 _log = logging.getLogger(__name__)
@@ -79,7 +82,7 @@ async def warm_up(engine: Engine, manifest: Manifest) -> float:
 
 
 def create_completer(
-    loaded: Loaded, engine: Engine, config: Config, manifest: Manifest
+    loaded: Loaded, engine: Engine, config: Config, manifest: Manifest, metrics: Metrics
 ) -> Completer:
     """The completer for a loaded model."""
     return Completer(
@@ -90,7 +93,19 @@ def create_completer(
         generation=config.generation,
         model_defaults=manifest.generation_defaults,
         timeout_s=config.engine.request_timeout_s,
+        gen_ai=metrics.gen_ai,
     )
+
+
+def build_info(config: Config, manifest: Manifest, model_name: str) -> dict[str, str]:
+    """What runs here, in words that tell two installations apart."""
+    return {
+        "version": __version__,
+        "model": model_name,
+        "precision": manifest.weights.precision,
+        "kv_cache": config.engine.kv_cache,
+        "openvino_version": importlib.metadata.version("openvino"),
+    }
 
 
 def system_fingerprint(manifest: Manifest) -> str:

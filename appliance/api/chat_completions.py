@@ -14,6 +14,7 @@ from litestar.response import Response, Stream
 from appliance.api.answers import begun, collected, head, usage_of
 from appliance.api.disconnect import unless_gone
 from appliance.api.parameters import CHAT_PARAMETERS, check_refused
+from appliance.api.request_meter import OPERATION
 from appliance.api.schemas import ChatCompletionRequest, Usage
 from appliance.api.sse import event_stream
 from appliance.chat.completion import Completion, Delta
@@ -77,7 +78,7 @@ class ChatCompletionChunk(msgspec.Struct, kw_only=True):
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
 
 
-@post("/v1/chat/completions", status_code=200, tags=["generation"])
+@post("/v1/chat/completions", status_code=200, tags=["generation"], opt={OPERATION: "chat"})
 async def create_chat_completion(
     request: Request[Any, Any, Any],
     data: JSONBody[ChatCompletionRequest],
@@ -94,7 +95,7 @@ async def create_chat_completion(
         if data.stream:
             deltas = await unless_gone(request.receive, begun(completion.deltas()))
             chunks = _chunks(shared, completion, deltas, data.include_usage)
-            return event_stream(chunks, [completion])
+            return event_stream(request, chunks, [completion])
         text, reason = await unless_gone(request.receive, collected(completion))
     except BaseException:
         completion.abort()

@@ -14,11 +14,13 @@ from litestar.response import Response, Stream
 from appliance.api.answers import begun, collected, head, usage_of
 from appliance.api.disconnect import unless_gone
 from appliance.api.parameters import COMPLETION_PARAMETERS, check_refused
+from appliance.api.request_meter import OPERATION
 from appliance.api.schemas import CompletionRequest, Usage
 from appliance.api.sse import event_stream
 from appliance.chat.completer import Completer
 from appliance.chat.completion import Completion, Delta
 from appliance.chat.options import CompletionOptions
+from appliance.errors import RequestError
 from appliance.service import Service
 
 
@@ -43,7 +45,7 @@ class TextCompletion(msgspec.Struct, kw_only=True):
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
 
 
-@post("/v1/completions", status_code=200, tags=["generation"])
+@post("/v1/completions", status_code=200, tags=["generation"], opt={OPERATION: "text_completion"})
 async def create_completion(
     request: Request[Any, Any, Any],
     data: JSONBody[CompletionRequest],
@@ -58,9 +60,8 @@ async def create_completion(
     try:
         if data.stream:
             first = await unless_gone(request.receive, begun(completions[0].deltas()))
-            return event_stream(
-                _chunks(shared, completions, first, data.include_usage), completions
-            )
+            chunks = _chunks(shared, completions, first, data.include_usage)
+            return event_stream(request, chunks, completions)
         choices = await unless_gone(request.receive, _choices(completions))
     except BaseException:
         for completion in completions:
@@ -73,6 +74,12 @@ def _started(
     completer: Completer, prompts: list[str | list[int]], options: CompletionOptions
 ) -> list[Completion]:
     """All prompts, submitted; none of them when one is refused."""
+    if len(prompts) > completer.max_prompts:
+        raise RequestError(
+            f"the list has {len(prompts)} prompts, this server takes {completer.max_prompts} at "
+            "once (engine.max_waiting and those that run); send several requests",
+            "prompt",
+        )
     completions: list[Completion] = []
     try:
         for prompt in prompts:

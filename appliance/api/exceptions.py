@@ -43,9 +43,16 @@ ANSWERS: dict[type[errors.ApplianceError], ErrorAnswer] = {
     errors.BackendError: ErrorAnswer(500, _SERVER, "backend_error"),
 }
 _INTERNAL = ErrorAnswer(500, _SERVER, "internal_error")
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+LEFT = "client_left"
+"""Stands for a code where the client left before its answer was complete."""
+
+_CLIENT_LEFT = 499
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", _CLIENT_LEFT: LEFT}
 # Litestar's words for a client that left while it sent its body: nothing went wrong here.
 _GONE = "client disconnected prematurely"
+
+ERROR_CODE = "error_code"
+"""The key of `scope["state"]` under which the code of the error stands that a client was told."""
 
 
 def answer_to(error: Exception) -> ErrorAnswer:
@@ -72,23 +79,29 @@ def error_body(error: Exception) -> ErrorBody:
     )
 
 
-def _appliance_error(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def note_error(request: Request[Any, Any, Any], body: ErrorBody) -> None:
+    """Leave the code in the request's scope, for whoever counts."""
+    request.scope["state"][ERROR_CODE] = body.error.code
+
+
+def _appliance_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     headers = {}
     if isinstance(error, errors.OverloadError):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, errors.DeadlineExceededError):
         # OpenAI's clients would otherwise send a request again that has just proved too long.
         headers["x-should-retry"] = "false"
-    return _response(answer_to(error).status, error_body(error), headers)
+    return _response(request, answer_to(error).status, error_body(error), headers)
 
 
-def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """What the framework itself refuses: no such path, wrong method."""
-    if error.status_code >= 500 and error.detail != _GONE:
-        return _response(error.status_code, error_body(error))
-    code = _HTTP_CODES.get(error.status_code, "invalid_request")
+    status = _CLIENT_LEFT if error.detail == _GONE else error.status_code
+    if status >= 500:
+        return _response(request, status, error_body(error))
+    code = _HTTP_CODES.get(status, "invalid_request")
     detail = ErrorDetail(error.detail, _INVALID, None, code)
-    return _response(error.status_code, ErrorBody(detail), error.headers)
+    return _response(request, status, ErrorBody(detail), error.headers)
 
 
 def _no_body(request: Request[Any, Any, Any], _: ValidationException) -> Response[bytes]:
@@ -107,8 +120,12 @@ def _too_large(request: Request[Any, Any, Any], _: RequestEntityTooLarge) -> Res
 
 
 def _response(
-    status: int, body: ErrorBody, headers: dict[str, str] | None = None
+    request: Request[Any, Any, Any],
+    status: int,
+    body: ErrorBody,
+    headers: dict[str, str] | None = None,
 ) -> Response[bytes]:
+    note_error(request, body)
     return Response(
         msgspec.json.encode(body),
         status_code=status,

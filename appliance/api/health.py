@@ -26,5 +26,5 @@ def live() -> Health:
 def ready(service: NamedDependency[Service]) -> Response[Health]:
     """200 when requests are served, 503 while loading, draining or after the engine died."""
     status = 200 if service.status is ServiceStatus.READY else 503
-    headers = {} if status == 200 else {"Retry-After": "2"}
+    headers = {} if status == 200 else {"Retry-After": str(service.retry_after_s)}
     return Response(Health(service.status.value), status_code=status, headers=headers)

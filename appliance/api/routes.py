@@ -7,6 +7,7 @@ from litestar.types import ControllerRouterHandler
 from appliance.api.chat_completions import create_chat_completion
 from appliance.api.completions import create_completion
 from appliance.api.health import live, ready
+from appliance.api.metrics import show_metrics
 from appliance.api.models import get_model, list_models
 
 ROUTES: tuple[ControllerRouterHandler, ...] = (
@@ -16,4 +17,5 @@ ROUTES: tuple[ControllerRouterHandler, ...] = (
     get_model,
     live,
     ready,
+    show_metrics,
 )

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
+from litestar import Request
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 
-from appliance.api.exceptions import error_body
+from appliance.api.exceptions import error_body, note_error
 from appliance.chat.completion import Completion
 
 _DONE = b"data: [DONE]\n\n"
@@ -20,8 +21,10 @@ _HEADERS = {
 }
 
 
-def event_stream(chunks: AsyncIterator[Any], completions: list[Completion]) -> Stream:
-    """A streaming response of `chunks`, structs that msgspec encodes.
+def event_stream(
+    request: Request[Any, Any, Any], chunks: AsyncIterator[Any], completions: list[Completion]
+) -> Stream:
+    """A streaming response of `chunks`, structs that msgspec encodes, to `request`.
 
     `completions` are aborted when the response is over, however it ended. An iterator that was
     never started runs none of its `finally` blocks, so that is not left to `chunks` alone.
@@ -32,7 +35,7 @@ def event_stream(chunks: AsyncIterator[Any], completions: list[Completion]) -> S
             completion.abort()
 
     return Stream(
-        _events(chunks),
+        _events(request, chunks),
         status_code=200,
         media_type="text/event-stream",
         headers=_HEADERS,
@@ -40,12 +43,16 @@ def event_stream(chunks: AsyncIterator[Any], completions: list[Completion]) -> S
     )
 
 
-async def _events(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+async def _events(
+    request: Request[Any, Any, Any], chunks: AsyncIterator[Any]
+) -> AsyncIterator[bytes]:
     encode = msgspec.json.Encoder().encode
     try:
         async for chunk in chunks:
             yield b"data: " + encode(chunk) + b"\n\n"
     # The status line is long gone: the error can only be told as an event.
     except Exception as error:
-        yield b"data: " + encode(error_body(error)) + b"\n\n"
+        body = error_body(error)
+        note_error(request, body)
+        yield b"data: " + encode(body) + b"\n\n"
     yield _DONE

@@ -7,7 +7,7 @@ All calls come from the engine thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NewType, Protocol
 
@@ -58,13 +58,22 @@ class RunnerLimits:
 
 @dataclass(frozen=True, slots=True)
 class KVStats:
-    """Tokens and bytes held now; prompt tokens asked for, and found, since the start."""
+    """Tokens and bytes held now; prompt tokens asked for, and found, since the start.
+
+    `kinds` says what the bytes are, where a variant has several kinds; they add up to
+    `num_bytes`.
+    """
 
     num_slots_used: int
     num_tokens: int
     num_bytes: int
     num_queried_tokens: int
     num_hit_tokens: int
+    kinds: Mapping[str, int] | None = None
+
+    @property
+    def bytes_by_kind(self) -> Mapping[str, int]:
+        return {"kv": self.num_bytes} if self.kinds is None else self.kinds
 
 
 class KVCacheManager(Protocol):

@@ -12,8 +12,10 @@ from appliance.chat.template import ChatTemplate, Message
 from appliance.chat.tokenizer import Tokenizer
 from appliance.config import GenerationConfig
 from appliance.engine.engine import Engine
+from appliance.engine.generation import Generation
 from appliance.engine.sampling_params import SamplingParams
 from appliance.errors import ContextLengthExceededError, RequestError
+from appliance.metrics import GenAIMetrics
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -22,7 +24,7 @@ class Completer:
     """Starts completions on one engine.
 
     What a request leaves open comes from `generation`, and what that leaves open from
-    `model_defaults`, the manifest's generation defaults.
+    `model_defaults`, the manifest's generation defaults. `gen_ai` takes how fast answers came.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Completer:
         generation: GenerationConfig,
         model_defaults: Mapping[str, float],
         timeout_s: float,
+        gen_ai: GenAIMetrics | None = None,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -48,6 +51,12 @@ class Completer:
             or (value := model_defaults.get(name)) is not None
         }
         self._timeout_s = timeout_s
+        self._gen_ai = gen_ai
+
+    @property
+    def max_prompts(self) -> int:
+        """Most prompts that can ever be in the engine at once."""
+        return self._engine.max_open
 
     @property
     def max_model_len(self) -> int:
@@ -61,7 +70,7 @@ class Completer:
         the engine takes no more.
         """
         prompt_ids = self._tokenizer.encode(self._template.render(messages))
-        return self._start(prompt_ids, options, param="messages")
+        return self._start(prompt_ids, options, "chat", param="messages")
 
     def complete(self, prompt: str | Sequence[int], options: CompletionOptions) -> Completion:
         """Go on with a text, or with token ids, as they are. Raises as `chat` does."""
@@ -70,7 +79,7 @@ class Completer:
         else:
             prompt_ids = tuple(prompt)
             self._check_token_ids(prompt_ids)
-        return self._start(prompt_ids, options, param="prompt")
+        return self._start(prompt_ids, options, "text_completion", param="prompt")
 
     def _check_token_ids(self, token_ids: tuple[int, ...]) -> None:
         vocab_size = self._engine.limits.vocab_size
@@ -82,7 +91,7 @@ class Completer:
                 )
 
     def _start(
-        self, prompt_ids: tuple[int, ...], options: CompletionOptions, *, param: str
+        self, prompt_ids: tuple[int, ...], options: CompletionOptions, operation: str, *, param: str
     ) -> Completion:
         if not prompt_ids:
             raise RequestError("the prompt is empty", param)
@@ -95,7 +104,13 @@ class Completer:
             Detokenizer(self._tokenizer),
             StopStrings(options.stop),
             num_prompt_tokens=len(prompt_ids),
+            on_complete=lambda done: self._record(operation, done),
         )
+
+    def _record(self, operation: str, generation: Generation) -> None:
+        per_token_s = generation.time_per_output_token_s
+        if self._gen_ai is not None and per_token_s is not None:
+            self._gen_ai.time_per_output_token[operation].observe(per_token_s)
 
     def _sampling_params(self, options: CompletionOptions, room: int) -> SamplingParams:
         """The request's wishes over the defaults; the answer may take `room` tokens at most."""

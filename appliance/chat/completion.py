@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from appliance.chat.detokenizer import Detokenizer
@@ -22,6 +22,7 @@ class Delta:
 class Completion:
     """The answer to one prompt, while it is made. Its counts grow with every delta.
 
+    `on_complete` is called when the answer has come to its own end, whatever that was.
     Whoever holds it calls `abort()` when done with it, however that came about.
     """
 
@@ -32,10 +33,12 @@ class Completion:
         stop: StopStrings,
         *,
         num_prompt_tokens: int,
+        on_complete: Callable[[Generation], None] = lambda generation: None,
     ) -> None:
         self._generation = generation
         self._detokenizer = detokenizer
         self._stop = stop
+        self._on_complete = on_complete
         self.num_prompt_tokens = num_prompt_tokens
         self.num_cached_tokens = 0
         self.num_output_tokens = 0
@@ -53,10 +56,15 @@ class Completion:
                 text = self._stop.feed(self._detokenizer.feed(output.token_ids))
                 if output.finish_reason is not None:
                     text += self._stop.feed(self._detokenizer.finish()) + self._stop.finish()
-                reason = FinishReason.STOP if self._stop.stopped else output.finish_reason
+                reason = output.finish_reason
+                if self._stop.stopped:
+                    reason = FinishReason.STOP
+                    self._generation.stop()
                 if text or reason is not None:
                     yield Delta(text, reason)
                 if reason is not None:
+                    if reason is not FinishReason.ABORT:
+                        self._on_complete(self._generation)
                     return
         finally:
             self.abort()

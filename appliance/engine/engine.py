@@ -17,18 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.backends.base import Backend, KVStats
+from appliance.engine.admission import Admission, shutting_down
 from appliance.engine.generation import Generation
 from appliance.engine.inbox import Inbox
+from appliance.engine.recorder import Recorder
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.scheduler import ScheduledChunk, Scheduler
 from appliance.engine.sequence import FinishReason, Sequence, StepOutput
-from appliance.errors import (
-    ApplianceError,
-    DeadlineExceededError,
-    EngineDeadError,
-    NotReadyError,
-    QueueFullError,
-)
+from appliance.errors import ApplianceError, DeadlineExceededError, EngineDeadError
+from appliance.metrics import EngineMetrics
 
 _log = logging.getLogger(__name__)
 
@@ -50,9 +47,7 @@ class Engine:
         self.limits = backend.runner.limits
         self.on_death: Callable[[EngineDeadError], None] = lambda death: None
         self._backend = backend
-        self._max_open = self.limits.max_slots + max_waiting
-        self._open: set[Generation] = set()
-        self._accepting = True
+        self._admission = Admission(self.limits.max_slots, max_waiting)
         self._death: EngineDeadError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -64,13 +59,19 @@ class Engine:
             prefill_chunk=prefill_chunk,
             prefill_chunk_busy=prefill_chunk_busy,
         )
+        self._recorder = Recorder(self._scheduler, backend.kv)
         self._outbox: list[tuple[Generation, StepOutput]] = []
         self._closing = False
 
     @property
     def num_open(self) -> int:
         """Sequences submitted and not yet finished, waiting or running."""
-        return len(self._open)
+        return len(self._admission.open)
+
+    @property
+    def max_open(self) -> int:
+        """Most sequences that may be submitted and not finished."""
+        return self._admission.max_open
 
     @property
     def death(self) -> EngineDeadError | None:
@@ -80,6 +81,11 @@ class Engine:
     def kv_stats(self) -> KVStats:
         """Counters of the KV cache; each is right by itself, they may be a step apart."""
         return self._backend.kv.stats()
+
+    def record_to(self, metrics: EngineMetrics) -> None:
+        """Count what is done from now on; what was done before, as a warm-up, does not count."""
+        self._admission.forget_pace()
+        self._inbox.put(lambda: self._recorder.use(metrics))
 
     def start(self) -> None:
         """Start the engine thread; outputs arrive on the event loop that runs now."""
@@ -96,15 +102,11 @@ class Engine:
         if self._death is not None:
             # A new one each time: an exception keeps the frames of every place it was raised at.
             raise EngineDeadError(str(self._death))
-        if not self._accepting:
-            raise NotReadyError("the service is shutting down", retry_after_s=5)
-        if len(self._open) >= self._max_open:
-            raise QueueFullError(
-                f"{len(self._open)} requests are waiting or running, which is all that "
-                "engine.max_waiting allows; try again later",
-                retry_after_s=2,
-            )
-        generation = Generation(abort=lambda: self._inbox.put(lambda: self._abort(sequence)))
+        self._admission.check()
+        generation = Generation(
+            lambda reason: self._inbox.put(lambda: self._finish(sequence, reason)),
+            params.max_tokens,
+        )
         sequence = Sequence(
             prompt_ids,
             params,
@@ -112,17 +114,17 @@ class Engine:
             timeout_s=timeout_s,
             sink=lambda output: self._outbox.append((generation, output)),
         )
-        self._open.add(generation)
+        self._admission.enter(generation)
         self._inbox.put(lambda: self._scheduler.add(sequence))
         return generation
 
-    def stop_accepting(self) -> None:
+    def stop_accepting(self, retry_after_s: int = 5) -> None:
         """Refuse new sequences from now on; those submitted go on."""
-        self._accepting = False
+        self._admission.close(retry_after_s)
 
     async def close(self) -> None:
         """Abort what still runs, end the thread and close the backend. Idempotent."""
-        self._accepting = False
+        self.stop_accepting()
         if self._thread.is_alive():
             self._inbox.put(self._close)
             # The thread ends within one step; its last outputs need this loop to go on meanwhile.
@@ -132,14 +134,14 @@ class Engine:
 
     def _deliver(self, outputs: list[tuple[Generation, StepOutput]]) -> None:
         for generation, output in outputs:
-            if output.finish_reason is not None:
-                self._open.discard(generation)
             generation.deliver(output)
+        self._admission.delivered(outputs)
 
     def _declare_dead(self, death: EngineDeadError) -> None:
         self._death = death
         output = StepOutput((), 0, FinishReason.ERROR, death)
-        self._deliver([(generation, output) for generation in self._open])
+        self._recorder.died(self.num_open)
+        self._deliver([(generation, output) for generation in self._admission.open])
         self.on_death(death)
 
     # From here on: the engine thread.
@@ -158,7 +160,8 @@ class Engine:
 
     def step(self) -> None:
         """Schedule, forward, sample."""
-        for sequence in self._scheduler.expired(time.monotonic()):
+        began_at = time.monotonic()
+        for sequence in self._scheduler.expired(began_at):
             self._finish(sequence, FinishReason.ERROR, DeadlineExceededError(sequence.timeout_s))
         scheduled = self._scheduler.schedule()
         if not scheduled:
@@ -169,6 +172,7 @@ class Engine:
             num_logits = item.chunk.num_logits
             self._advance(item, logits[row : row + num_logits])
             row += num_logits
+        self._recorder.step(scheduled, began_at)
 
     def _advance(self, item: ScheduledChunk, logits: NDArray[np.float32]) -> None:
         """One sequence takes its part of the step: KV is there, and a token where logits are."""
@@ -202,20 +206,19 @@ class Engine:
     ) -> None:
         """The one way out for a sequence: its slot is free, its prefix kept, its reader told."""
         if self._scheduler.finish(sequence):
+            self._recorder.finished(sequence, reason)
             self._emit(sequence, token_ids, reason, error)
-
-    def _abort(self, sequence: Sequence) -> None:
-        self._finish(sequence, FinishReason.ABORT)
 
     def _close(self) -> None:
         self._closing = True
-        error = NotReadyError("the service is shutting down", retry_after_s=5)
+        error = shutting_down(retry_after_s=5)
         for sequence in self._scheduler.open_sequences():
             self._finish(sequence, FinishReason.ERROR, error)
 
     def _idle(self) -> None:
         self._backend.runner.idle()
         self._backend.kv.check_integrity()
+        self._recorder.refresh()
 
     def _flush(self) -> None:
         assert self._loop is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 from appliance.engine.sequence import FinishReason, StepOutput
@@ -12,17 +13,34 @@ class Generation:
     """One reader's view of a running sequence. Lives on the event loop's thread.
 
     Iterate `outputs()` once; call `abort()` at any time, as often as you like. Whoever starts a
-    generation owns it and calls `abort()` when done, however it ended.
+    generation owns it and calls `abort()` when done, however it ended. `max_tokens` is what the
+    answer may get, `num_output_tokens` what was delivered.
     """
 
-    def __init__(self, abort: Callable[[], None]) -> None:
-        self._abort = abort
+    def __init__(self, finish: Callable[[FinishReason], None], max_tokens: int) -> None:
+        self._finish = finish
         self._outputs: asyncio.Queue[StepOutput] = asyncio.Queue()
         self._finished = False
+        self.max_tokens = max_tokens
+        self.num_output_tokens = 0
+        self._first_at = 0.0
+        self._last_at = 0.0
+
+    @property
+    def time_per_output_token_s(self) -> float | None:
+        """(last - first token's delivery) / (tokens - 1), in seconds; None below two tokens."""
+        if self.num_output_tokens < 2:
+            return None
+        return (self._last_at - self._first_at) / (self.num_output_tokens - 1)
 
     def deliver(self, output: StepOutput) -> None:
         """Take one step's output; called by the engine through the event loop."""
         self._finished = self._finished or output.finish_reason is not None
+        if output.token_ids:
+            self._last_at = time.monotonic()
+            if not self.num_output_tokens:
+                self._first_at = self._last_at
+            self.num_output_tokens += len(output.token_ids)
         self._outputs.put_nowait(output)
 
     async def outputs(self) -> AsyncIterator[StepOutput]:
@@ -38,9 +56,16 @@ class Generation:
             if output.finish_reason is not None:
                 return
 
+    def stop(self) -> None:
+        """The answer is complete as it is: end the sequence within one step. Idempotent."""
+        self._end(FinishReason.STOP)
+
     def abort(self) -> None:
-        """Stop the sequence within one step if it still runs, and end `outputs()`. Idempotent."""
+        """Nobody wants the answer: end the sequence as `stop` does, and `outputs()`. Idempotent."""
+        self._end(FinishReason.ABORT)
+
+    def _end(self, reason: FinishReason) -> None:
         if not self._finished:
             self._finished = True
-            self._abort()
-            self._outputs.put_nowait(StepOutput((), 0, FinishReason.ABORT))
+            self._finish(reason)
+            self._outputs.put_nowait(StepOutput((), 0, reason))

@@ -45,6 +45,7 @@ class Scheduler:
         self._shortest_first = False
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.num_preemptions = 0
 
     @property
     def has_work(self) -> bool:
@@ -130,6 +131,7 @@ class Scheduler:
                 self._kv.free(youngest.slot, keep_prefix=True)
                 youngest.slot = None
                 youngest.preempted = True
+                self.num_preemptions += 1
                 youngest.num_computed_tokens = 0
                 youngest.status = SequenceStatus.WAITING
                 self.waiting.appendleft(youngest)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from appliance.backends.base import Slot
 from appliance.engine.sampler import Sampler
 from appliance.engine.sampling_params import SamplingParams
+from appliance.engine.timing import Timing
 from appliance.errors import ApplianceError
 
 
@@ -69,7 +70,8 @@ class Sequence:
         self.params = params
         self.sampler = Sampler(params, prompt_ids, vocab_size)
         self.timeout_s = timeout_s
-        self.deadline = time.monotonic() + timeout_s
+        self.timing = Timing(time.monotonic())
+        self.deadline = self.timing.submitted_at + timeout_s
         self.sink = sink
         self.status = SequenceStatus.WAITING
         self.slot: Slot | None = None

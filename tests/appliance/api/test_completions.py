@@ -10,7 +10,7 @@ import pytest
 
 from appliance.config import Config, EngineConfig
 from tests.fakes import FakeRunner
-from tests.server import Served, events
+from tests.server import COMPLETIONS, Served, events, raw_request, wait_until
 from tests.tiny_model import IM_START
 
 
@@ -173,7 +173,21 @@ def test_a_queue_that_fills_up_within_the_list_takes_none_of_it(tiny_model_dir: 
     config = Config(engine=EngineConfig(max_waiting=1))
     with Served(tiny_model_dir, FakeRunner(max_slots=1), config) as served:
         served.answer_forever(behind=b":")
-        response = served.complete(["a:", "b:", "c:"])
-        assert response.status_code == 429
+        with raw_request(served.address, COMPLETIONS, {"model": "tiny", "prompt": "x:"}):
+            wait_until(lambda: served.num_open == 1)
+            response = served.complete(["a:", "b:"])
+            assert response.status_code == 429
+            wait_until(lambda: served.num_open == 1)
         served.check_no_leak()
         assert served.complete(["a:", "b:"], max_tokens=1).status_code == 200
+
+
+def test_a_list_that_can_never_fit_is_refused_for_good(tiny_model_dir: Path) -> None:
+    """429 would send a client back again and again."""
+    config = Config(engine=EngineConfig(max_waiting=1))
+    with Served(tiny_model_dir, FakeRunner(max_slots=1), config) as served:
+        response = served.complete(["a:", "b:", "c:"])
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert (error["code"], error["param"]) == ("invalid_value", "prompt")
+        assert "3 prompts" in error["message"] and "takes 2" in error["message"]

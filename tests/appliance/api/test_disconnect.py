@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from litestar import Request
 from litestar.exceptions import ClientException
 
 from appliance.api.disconnect import unless_gone
@@ -21,6 +22,7 @@ from appliance.chat.detokenizer import Detokenizer
 from appliance.chat.stop_strings import StopStrings
 from appliance.chat.tokenizer import Tokenizer
 from appliance.engine.generation import Generation
+from appliance.engine.sequence import FinishReason
 from tests.fakes import FakeRunner
 from tests.server import CHAT, COMPLETIONS, Served, chat_body, raw_request, wait_until
 
@@ -168,12 +170,13 @@ class _Aborts:
 
     def __init__(self, model_dir: Path) -> None:
         self.count = 0
-        self.generation = Generation(self._abort)
+        self.generation = Generation(self._finish, max_tokens=10)
         self.completion = Completion(
             self.generation, Detokenizer(Tokenizer(model_dir)), StopStrings(()), num_prompt_tokens=1
         )
 
-    def _abort(self) -> None:
+    def _finish(self, reason: FinishReason) -> None:
+        assert reason is FinishReason.ABORT
         self.count += 1
 
 
@@ -187,7 +190,7 @@ def test_a_stream_whose_iterator_never_started_is_aborted(tiny_model_dir: Path) 
         yield None
 
     async def run() -> None:
-        stream = event_stream(chunks(), [aborts.completion])
+        stream = event_stream(_request(), chunks(), [aborts.completion])
         response = stream.to_asgi_response(None, None, is_head_response=True)  # type: ignore[arg-type]
         await response({"type": "http"}, _gone, _ignore)  # type: ignore[arg-type]
 
@@ -221,7 +224,7 @@ def test_a_stream_whose_client_leaves_while_a_chunk_is_sent_is_aborted(
                 sending.set()
                 await asyncio.sleep(60)
 
-        stream = event_stream(generator, [aborts.completion])
+        stream = event_stream(_request(), generator, [aborts.completion])
         response = stream.to_asgi_response(None, None)  # type: ignore[arg-type]
         await asyncio.wait_for(response({"type": "http"}, receive, send), 5)  # type: ignore[arg-type]
         assert aborts.count == 1
@@ -229,6 +232,10 @@ def test_a_stream_whose_client_leaves_while_a_chunk_is_sent_is_aborted(
 
     asyncio.run(run())
     assert aborts.count == 1  # and `abort` is idempotent
+
+
+def _request() -> Request[Any, Any, Any]:
+    return Request({"type": "http", "state": {}})  # type: ignore[typeddict-item]
 
 
 async def _gone() -> Any:

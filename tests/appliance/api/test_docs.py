@@ -19,4 +19,5 @@ def test_the_openapi_document_names_every_route(served: Served, path: str) -> No
         "/v1/models/{model}",
         "/health/live",
         "/health/ready",
+        "/metrics",
     }

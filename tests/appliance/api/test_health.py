@@ -22,7 +22,8 @@ def test_ready_follows_the_service(tiny_model_dir: Path) -> None:
         assert served.ready.wait(5)
         assert health(served) == (200, "ready", None)
         served.in_loop(served.appliance.stop_accepting)
-        assert health(served) == (503, "draining", "2")
+        # The grace time of 30 s, and some for the next start.
+        assert health(served) == (503, "draining", "32")
 
 
 def test_not_ready_once_the_engine_died(tiny_model_dir: Path) -> None:

@@ -54,7 +54,7 @@ class RecordingEngine:
         if self.full:
             raise QueueFullError("full", retry_after_s=1)
         self.asked.append(Asked(prompt_ids, params, timeout_s))
-        return Generation(abort=lambda: None)
+        return Generation(lambda reason: None, params.max_tokens)
 
 
 @pytest.fixture

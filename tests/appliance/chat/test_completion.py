@@ -22,14 +22,11 @@ class Script:
     """A completion whose engine is played by hand: one byte is one token."""
 
     def __init__(self, tokenizer: Tokenizer, *stop: str) -> None:
-        self.num_aborts = 0
-        self.generation = Generation(abort=self._count_abort)
+        self.ends: list[FinishReason] = []
+        self.generation = Generation(self.ends.append, max_tokens=1000)
         self.completion = Completion(
             self.generation, Detokenizer(tokenizer), StopStrings(stop), num_prompt_tokens=5
         )
-
-    def _count_abort(self) -> None:
-        self.num_aborts += 1
 
     def answer(
         self,
@@ -78,7 +75,7 @@ def test_only_the_last_delta_has_a_reason(tokenizer: Tokenizer, reason: FinishRe
             *(Delta(text, None) for text in ("你", " ", "o", "k")),
             Delta("", reason),
         ]
-        assert script.num_aborts == 0
+        assert script.ends == []
 
     run(test)
 
@@ -118,7 +115,7 @@ def test_a_stop_string_over_several_tokens_ends_the_answer_and_stops_computing(
         deltas = await script.deltas()
         assert text_of(deltas) == "one\nUse two"
         assert deltas[-1].finish_reason is FinishReason.STOP
-        assert script.num_aborts == 1
+        assert script.ends == [FinishReason.STOP]
         # Counted are the tokens that were computed for it, not those behind the stop string.
         assert script.completion.num_output_tokens == len("one\nUse two停止".encode())
 
@@ -178,9 +175,9 @@ def test_leaving_the_iterator_early_stops_computing(tokenizer: Tokenizer) -> Non
         deltas = script.completion.deltas()
         assert await anext(deltas) == Delta("a", None)
         await deltas.aclose()  # type: ignore[attr-defined]
-        assert script.num_aborts == 1
+        assert script.ends == [FinishReason.ABORT]
         script.completion.abort()
-        assert script.num_aborts == 1
+        assert script.ends == [FinishReason.ABORT]
 
     run(test)
 
@@ -193,7 +190,7 @@ def test_a_reader_that_is_cancelled_stops_computing(tokenizer: Tokenizer) -> Non
         reader.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reader
-        assert script.num_aborts == 1
+        assert script.ends == [FinishReason.ABORT]
 
     run(test)
 
@@ -206,7 +203,7 @@ def test_a_completion_that_was_never_read_can_be_let_go(tokenizer: Tokenizer) ->
         script.completion.deltas()
         script.completion.abort()
         script.completion.abort()
-        assert script.num_aborts == 1
+        assert script.ends == [FinishReason.ABORT]
 
     run(test)
 
@@ -233,6 +230,6 @@ def test_an_error_comes_behind_what_was_answered(tokenizer: Tokenizer) -> None:
             async for delta in script.completion.deltas():
                 shown.append(delta.text)
         assert shown == ["a", "b"]
-        assert script.num_aborts == 0
+        assert script.ends == []
 
     run(test)
