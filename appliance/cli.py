@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from appliance import __version__
+from appliance.bench import command as bench_command
 from appliance.config import (
     LoadedConfig,
     add_arguments,
@@ -16,7 +17,8 @@ from appliance.config import (
     example_yaml,
     load_from_arguments,
 )
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, ModelDirError
+from appliance.tune import command as tune_command
 
 _LOG_FORMAT = "%(levelname)s %(message)s"
 
@@ -54,20 +56,18 @@ def _parser() -> argparse.ArgumentParser:
     config.set_defaults(run=_config)
 
     bench = verbs.add_parser("bench", help="measure any OpenAI-compatible server")
-    _add_bench(bench)
+    bench_command.add_arguments(bench)
+    bench.set_defaults(run=bench_command.run)
+
+    tune = verbs.add_parser("tune", help="measure what is fastest on this machine, and keep it")
+    tune_command.add_arguments(tune)
     return parser
-
-
-def _add_bench(parser: argparse.ArgumentParser) -> None:
-    from appliance.bench import command
-
-    command.add_arguments(parser)
-    parser.set_defaults(run=command.run)
 
 
 def _serve(args: argparse.Namespace) -> int:
     loaded = load_from_arguments(args, os.environ)
     _log_to_stderr(loaded)
+    loaded = _with_calibration(loaded)
     # Imported here, so that a wrong setting is told before half a second of imports.
     from appliance.serve import serve
 
@@ -78,12 +78,24 @@ def _config(args: argparse.Namespace) -> int:
     if args.example:
         print(example_yaml(), end="")
         return 0
-    lines = describe(load_from_arguments(args, os.environ))
+    loaded = load_from_arguments(args, os.environ)
+    logging.basicConfig(level=logging.WARNING, format=_LOG_FORMAT, stream=sys.stderr)
+    try:
+        loaded = _with_calibration(loaded)
+    except ModelDirError as error:
+        print(f"qwen-appliance: without a calibration: {error}", file=sys.stderr)
+    lines = describe(loaded)
     key_width = max(len(line.key) for line in lines)
     value_width = max(len(line.value) for line in lines)
     for line in lines:
         print(f"{line.key:<{key_width}}  {line.value:<{value_width}}  {line.source}")
     return 0
+
+
+def _with_calibration(loaded: LoadedConfig) -> LoadedConfig:
+    from appliance.tune.apply import with_calibration
+
+    return with_calibration(loaded)
 
 
 def _log_to_stderr(loaded: LoadedConfig) -> None:

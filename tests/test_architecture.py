@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "appliance/chat/*": {"errors", "config", "model_dir", "chat", "engine", "metrics"},
     "appliance/api/*": {"errors", "api", "chat", "engine.sequence", "service", "metrics"},
     "appliance/bench/*": {"errors", "bench"},
+    "appliance/tune/*": {"errors", "config", "model_dir", "backends", "tune"},
     "appliance/service.py": {"errors", "chat", "metrics"},
 }
 
@@ -49,7 +50,15 @@ LIBRARIES = {
         "appliance/backends/*/model.py",
         "provisioning/build_model/*",
     ],
-    "numpy": ["appliance/engine/*", "appliance/backends/*", "provisioning/build_model/*"],
+    "numpy": [
+        "appliance/engine/*",
+        "appliance/backends/*",
+        # Compares logits, which come from backends as arrays.
+        "appliance/tune/closeness.py",
+        "appliance/tune/contestant.py",
+        "appliance/tune/tuner.py",
+        "provisioning/build_model/*",
+    ],
     "tokenizers": ["appliance/chat/*", "provisioning/build_model/*"],
     "jinja2": ["appliance/chat/*", "provisioning/build_model/*"],
     "yaml": ["appliance/config/*"],

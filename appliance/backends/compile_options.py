@@ -64,6 +64,14 @@ def _usable(cache_dir: Path) -> bool:
     return True
 
 
+def default_cache_dir() -> Path | None:
+    """The user's cache directory; None without a home, as for some system users."""
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "qwen-appliance"
+    home = os.path.expanduser("~")
+    return Path(home) / ".cache" / "qwen-appliance" if home not in ("", "/", "~") else None
+
+
 def bound_onednn_cache() -> None:
     """Bound what oneDNN keeps per shape; in this process, before anything is compiled.
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 from appliance.backends.base import Backend
-from appliance.backends.compile_options import CompileOptions
+from appliance.backends.compile_options import CompileOptions, default_cache_dir
 from appliance.backends.paged.blocks import BLOCK_SIZE
 from appliance.config import EngineConfig
 from appliance.errors import ConfigError
@@ -100,7 +99,7 @@ def compile_options(config: EngineConfig) -> CompileOptions:
         ),
         inference_precision=_unless_auto(config.inference_precision),
         kv_cache_precision=_unless_auto(config.kv_cache_precision),
-        cache_dir=config.compile_cache_dir or _default_cache_dir(),
+        cache_dir=config.compile_cache_dir or default_cache_dir(),
     )
 
 
@@ -124,11 +123,3 @@ def _kv_bytes_per_token(config: EngineConfig, manifest: Manifest) -> int:
 
 def _unless_auto(precision: str) -> str | None:
     return None if precision == "auto" else precision
-
-
-def _default_cache_dir() -> Path | None:
-    """The user's cache directory; None without a home, as for some system users."""
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "qwen-appliance"
-    home = os.path.expanduser("~")
-    return Path(home) / ".cache" / "qwen-appliance" if home not in ("", "/", "~") else None

@@ -7,7 +7,13 @@ standard library, PyYAML and `appliance.errors`, nothing else of the project.
 
 from appliance.config.arguments import add_arguments, load_from_arguments
 from appliance.config.example import SettingLine, describe, example_yaml
-from appliance.config.load import DEFAULT_FILE, FILE_VARIABLE, LoadedConfig, load_config
+from appliance.config.load import (
+    DEFAULT_FILE,
+    FILE_VARIABLE,
+    LoadedConfig,
+    fill_defaults,
+    load_config,
+)
 from appliance.config.settings import (
     Config,
     EngineConfig,
@@ -29,6 +35,7 @@ __all__ = [
     "add_arguments",
     "describe",
     "example_yaml",
+    "fill_defaults",
     "load_config",
     "load_from_arguments",
 ]

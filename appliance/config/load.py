@@ -19,6 +19,8 @@ from appliance.config.settings import (
 from appliance.config.yaml_file import read_yaml
 from appliance.errors import ConfigError
 
+DEFAULT = "default"
+"""The source of a value that nobody set."""
 DEFAULT_FILE = Path("/etc/qwen-appliance/config.yaml")
 FILE_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
 # Not settings of the service: what its own tests are told.
@@ -35,13 +37,18 @@ _SECTIONS = tuple(dict.fromkeys(setting.section for setting in SETTINGS))
 class LoadedConfig:
     """A configuration and its origins.
 
-    `sources` has every dotted key: `default`, `file PATH`, `environment NAME` or `argument --x`.
-    `file` is the file that was read, if one was.
+    `sources` has every dotted key: `default`, `file PATH`, `environment NAME` or `argument --x`;
+    what `fill_defaults` filled in has the source it was given. `file` is the file that was read,
+    if one was.
     """
 
     config: Config
     sources: Mapping[str, str]
     file: Path | None
+
+    def is_set(self, key: str) -> bool:
+        """Whether somebody chose the value of `key`, be it the default's."""
+        return self.sources[key] != DEFAULT
 
 
 def load_config(
@@ -59,7 +66,7 @@ def load_config(
     the working directory. Raises `ConfigError` for the first thing that cannot be used.
     """
     values: dict[str, object] = {setting.key: setting.default for setting in SETTINGS}
-    sources = dict.fromkeys(values, "default")
+    sources = dict.fromkeys(values, DEFAULT)
     chosen, chosen_by = _choose_file(file, env, default_file)
     if chosen is not None:
         _apply_file(chosen, chosen_by, values, sources)
@@ -67,6 +74,32 @@ def load_config(
     _apply_arguments(overrides, values, sources)
     _check_together(values, sources)
     return LoadedConfig(_build(values), sources, chosen)
+
+
+def fill_defaults(
+    loaded: LoadedConfig, measured: Mapping[str, object], source: str
+) -> LoadedConfig:
+    """`loaded` with the values of `measured` (dotted keys) for settings that nobody set.
+
+    So they win over the built-in defaults and over nothing else. Raises `ConfigError` for an
+    unknown key and for any value that the setting does not allow, used or not.
+    """
+    values: dict[str, object] = {
+        setting.key: getattr(getattr(loaded.config, setting.section), setting.name)
+        for setting in SETTINGS
+    }
+    sources = dict(loaded.sources)
+    for key, value in measured.items():
+        setting = _BY_KEY.get(key)
+        if setting is None:
+            raise ConfigError(key, value, _unknown(key, _BY_KEY), source)
+        try:
+            checked = setting.from_yaml(value, Path())
+        except ValueError as error:
+            raise ConfigError(key, value, str(error), source) from None
+        if not loaded.is_set(key):
+            values[key], sources[key] = checked, source
+    return LoadedConfig(_build(values), sources, loaded.file)
 
 
 def _choose_file(
@@ -83,7 +116,7 @@ def _choose_file(
         return None, ""
     except OSError:
         pass  # it is there but out of our reach; reading it will say so
-    return default_file, "default"
+    return default_file, DEFAULT
 
 
 def _apply_file(
@@ -156,7 +189,7 @@ def _check_together(values: Mapping[str, Any], sources: Mapping[str, str]) -> No
     default, ceiling = "generation.default_max_tokens", "generation.max_tokens_ceiling"
     if values[default] <= values[ceiling]:
         return
-    if sources[ceiling] == "default":
+    if sources[ceiling] == DEFAULT:
         limit = f"expected at most {ceiling}, which is {values[ceiling]}"
         raise ConfigError(default, values[default], limit, sources[default])
     limit = f"expected at least {default}, which is {values[default]}"

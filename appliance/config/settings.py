@@ -103,6 +103,13 @@ class EngineConfig:
             "~/.cache/qwen-appliance; an unusable directory only costs start-up time"
         ),
     ] = None
+    calibration_file: Annotated[
+        Path | None,
+        Rule(
+            "what `qwen-appliance tune engine` measured, used for settings that nobody set; null: "
+            "calibration-MODEL-VARIANT.json in the compile cache's directory"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""`qwen-appliance tune`: the fastest settings on this machine, and their file."""

@@ -1,0 +1,102 @@
+"""What a calibration was measured on; it is worth nothing elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from appliance.model_dir import MODEL_BIN, MODEL_XML, Manifest
+
+# x86 has the first four; Arm has no name, only numbers.
+_CPU_FIELDS = (
+    "model name",
+    "cpu family",
+    "model",
+    "stepping",
+    "CPU implementer",
+    "CPU variant",
+    "CPU part",
+)
+# Makes oneDNN believe in a lesser CPU than there is.
+_ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
+
+
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that a measurement depends on and that may change under it; each in words.
+
+    `model` is the sha256 over the IR's two checksums, `kv_cache` the variant.
+    """
+
+    cpu: str
+    openvino: str
+    model: str
+    kv_cache: str
+
+    def difference(self, other: Identity) -> str | None:
+        """The first thing in which `other`, where we are, is not what this was made for."""
+        for name in self.__struct_fields__:
+            mine, here = getattr(self, name), getattr(other, name)
+            if mine != here:
+                return f"made for {name} {mine:.60}, this is {here:.60}"
+        return None
+
+
+def identity_of(manifest: Manifest, kv_cache: str) -> Identity:
+    """This machine, this OpenVINO, this model. Does not import OpenVINO, which would take longer
+    than all else here."""
+    return Identity(
+        cpu=cpu_name(),
+        openvino=_installed("openvino"),
+        model=model_hash(manifest),
+        kv_cache=kv_cache,
+    )
+
+
+def model_hash(manifest: Manifest) -> str:
+    """Lower-case hex; the same weights in the same graph give the same one."""
+    checksums = "".join(manifest.files[name].sha256 for name in (MODEL_XML, MODEL_BIN))
+    return hashlib.sha256(checksums.encode()).hexdigest()
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Name, family and stepping as the kernel tells them, and how many CPUs this process may use.
+
+    `ONEDNN_MAX_CPU_ISA`, when it is set, is part of the name.
+    """
+    parts = [*_cpu_fields(cpuinfo), f"{num_usable_cpus()} CPUs"]
+    if limit := os.environ.get(_ISA_VARIABLE):
+        parts.append(f"{_ISA_VARIABLE}={limit}")
+    return ", ".join(parts)
+
+
+def num_usable_cpus() -> int:
+    """Logical CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def _cpu_fields(cpuinfo: Path) -> Iterator[str]:
+    """Of the first CPU; nothing where the system does not tell."""
+    try:
+        first, _, _ = cpuinfo.read_text(encoding="utf-8", errors="replace").partition("\n\n")
+    except OSError:
+        return
+    told = {name.strip(): value.strip() for name, _, value in _pairs(first)}
+    for field in _CPU_FIELDS:
+        if value := told.get(field):
+            yield value if field == "model name" else f"{field} {value}"
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str, str]]:
+    return (line.partition(":") for line in text.splitlines())
+
+
+def _installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
