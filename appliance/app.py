@@ -81,11 +81,13 @@ class Appliance:
         if self.service.status is not ServiceStatus.LOADING:
             loaded.backend.runner.close()
             return
+        settings = self._config.engine
         engine = self._engine = Engine(
             loaded.backend,
-            prefill_chunk=self._config.engine.prefill_chunk,
-            prefill_chunk_busy=self._config.engine.prefill_chunk_busy,
-            max_waiting=self._config.engine.max_waiting,
+            prefill_chunk=settings.prefill_chunk,
+            prefill_chunk_busy=settings.prefill_chunk_busy,
+            max_draft_tokens=settings.max_draft_tokens if settings.prompt_lookup else 0,
+            max_waiting=settings.max_waiting,
         )
         engine.on_death = self._fail
         engine.start()

@@ -88,10 +88,11 @@ class FakeRunner:
         max_model_len: int = 512,
         vocab_size: int = 300,
         mixes_phases: bool = False,
+        pads_rows: bool = False,
         step_s: float = 0.0,
         fail_after: int | None = None,
     ) -> None:
-        self.limits = RunnerLimits(max_slots, max_model_len, vocab_size, mixes_phases)
+        self.limits = RunnerLimits(max_slots, max_model_len, vocab_size, mixes_phases, pads_rows)
         self.next_token = next_token
         self.step_s = step_s
         self.fail_after = fail_after
@@ -106,7 +107,8 @@ class FakeRunner:
         assert chunks and not self.closed
         assert len({chunk.slot for chunk in chunks}) == len(chunks) <= self.limits.max_slots
         if not self.limits.mixes_phases and len(chunks) > 1:
-            assert all(len(chunk.token_ids) == 1 for chunk in chunks)
+            # Each the last token and drafts behind it; a prompt's chunk has one row of logits.
+            assert all(len(chunk.token_ids) == chunk.num_logits for chunk in chunks)
         self.gate.wait()
         time.sleep(self.step_s)
         self.passes.append(tuple(chunks))
@@ -123,9 +125,13 @@ class FakeRunner:
         for i, token_id in enumerate(chunk.token_ids):
             row.append(token_id)
             if len(chunk.token_ids) - i <= chunk.num_logits:
-                one = np.full(self.limits.vocab_size, -20, dtype=np.float32)
-                one[self.next_token(row)] = 20
-                logits.append(one)
+                logits.append(self.logits_behind(row))
+        return logits
+
+    def logits_behind(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """What the model says behind these tokens, float32 `(vocab_size,)`."""
+        logits = np.full(self.limits.vocab_size, -20, dtype=np.float32)
+        logits[self.next_token(token_ids)] = 20
         return logits
 
     def idle(self) -> None:

@@ -46,14 +46,17 @@ class Allocation:
 class RunnerLimits:
     """What a variant can do; the scheduler asks this and never which variant it is.
 
-    `max_model_len` counts prompt and answer together. `mixes_phases`: chunks of several tokens and
-    decode steps may share one forward pass.
+    `max_model_len` counts prompt and answer together. `mixes_phases`: chunks of prompts and of
+    sequences that decode may share one forward pass. Where they may not, a pass is either one chunk
+    of a prompt or the chunks of sequences that decode: the last token of each and the drafts behind
+    it, all with logits. `pads_rows`: a pass computes every row to the length of its longest chunk.
     """
 
     max_slots: int
     max_model_len: int
     vocab_size: int
     mixes_phases: bool
+    pads_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from appliance.chat.detokenizer import Detokenizer
@@ -52,8 +52,7 @@ class Completion:
         try:
             async for output in self._generation.outputs():
                 self.num_cached_tokens = output.num_cached_tokens
-                self.num_output_tokens += len(output.token_ids)
-                text = self._stop.feed(self._detokenizer.feed(output.token_ids))
+                text = self._feed(output.token_ids)
                 if output.finish_reason is not None:
                     text += self._stop.feed(self._detokenizer.finish()) + self._stop.finish()
                 reason = output.finish_reason
@@ -68,6 +67,19 @@ class Completion:
                     return
         finally:
             self.abort()
+
+    def _feed(self, token_ids: Sequence[int]) -> str:
+        """The text that one step's tokens complete, up to a stop string.
+
+        One by one, so that those behind a stop string are not counted, however many a step gave.
+        """
+        text = ""
+        for token_id in token_ids:
+            if self._stop.stopped:
+                break
+            self.num_output_tokens += 1
+            text += self._stop.feed(self._detokenizer.feed((token_id,)))
+        return text
 
     def abort(self) -> None:
         """Stop computing, if it still goes on. Idempotent."""

@@ -83,6 +83,8 @@ def _as_yaml(value: object) -> str:
         return "null"
     if isinstance(value, str | Path):
         return str(value) if _is_plain(str(value)) else json.dumps(str(value), ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f"{value:g}" if isinstance(value, float) and value.is_integer() else str(value)
 
 

@@ -15,7 +15,14 @@ ENVIRONMENT_PREFIX = "QWEN_APPLIANCE_"
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TOO_LARGE = 10**18  # for any number here, and short of what int -> float or C can choke on
-_KIND_WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+_TRUTHS = {"true": True, "false": False}
+_KIND_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One declared field: `kind` is int, float, str or Path; no `choices` means any value."""
+    """One declared field: `kind` is bool, int, float, str or Path; no `choices` means any value."""
 
     section: str
     name: str
@@ -90,6 +97,8 @@ class Setting:
             return None
         if self.kind is Path:
             return self._path(text, Path())
+        if self.kind is bool:
+            return _TRUTHS[text] if text in _TRUTHS else self._refuse()
         if self.kind is int:
             return self._checked(int(text)) if _WHOLE_NUMBER.fullmatch(text) else self._refuse()
         if self.kind is float:
@@ -98,6 +107,8 @@ class Setting:
 
     def _checked(self, value: Any) -> Any:
         """`value`, which is of the right kind, if it is within the range or among the choices."""
+        if isinstance(value, bool):
+            return value
         if isinstance(value, str):
             allowed = value in self.choices if self.choices else bool(value.strip())
         else:

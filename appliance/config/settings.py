@@ -79,6 +79,13 @@ class EngineConfig:
     prefill_chunk_busy: Annotated[
         int, Rule("most prompt tokens computed in one step while answers stream", ge=1, le=8192)
     ] = 64
+    prompt_lookup: Annotated[
+        bool,
+        Rule("guess tokens from what the conversation says already, check several in one step"),
+    ] = True
+    max_draft_tokens: Annotated[
+        int, Rule("most guessed tokens of one sequence that a step checks", ge=1, le=32)
+    ] = 7
     max_waiting: Annotated[
         int, Rule("requests that may wait; more are answered with 429", ge=0, le=10000)
     ] = 64

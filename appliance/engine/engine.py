@@ -24,6 +24,7 @@ from appliance.engine.recorder import Recorder
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.scheduler import ScheduledChunk, Scheduler
 from appliance.engine.sequence import FinishReason, Sequence, StepOutput
+from appliance.engine.verification import DraftCounts, verify
 from appliance.errors import ApplianceError, DeadlineExceededError, EngineDeadError
 from appliance.metrics import EngineMetrics
 
@@ -34,6 +35,7 @@ class Engine:
     """Runs sequences on a backend. Its public methods are for the event loop's thread.
 
     `on_death` is called there, once, when the engine thread ended with an error.
+    `max_draft_tokens` 0 is no prompt lookup; `drafts` counts its drafts since the start.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Engine:
         prefill_chunk: int,
         max_waiting: int,
         prefill_chunk_busy: int | None = None,
+        max_draft_tokens: int = 0,
     ) -> None:
         self.limits = backend.runner.limits
         self.on_death: Callable[[EngineDeadError], None] = lambda death: None
@@ -58,8 +61,10 @@ class Engine:
             self.limits,
             prefill_chunk=prefill_chunk,
             prefill_chunk_busy=prefill_chunk_busy,
+            max_draft_tokens=max_draft_tokens,
         )
         self._recorder = Recorder(self._scheduler, backend.kv)
+        self.drafts = DraftCounts()
         self._outbox: list[tuple[Generation, StepOutput]] = []
         self._closing = False
 
@@ -175,18 +180,15 @@ class Engine:
         self._recorder.step(scheduled, began_at)
 
     def _advance(self, item: ScheduledChunk, logits: NDArray[np.float32]) -> None:
-        """One sequence takes its part of the step: KV is there, and a token where logits are."""
+        """One sequence takes its part of the step: KV is there, and tokens where logits are."""
         sequence = item.sequence
-        self._scheduler.computed(sequence, len(item.chunk.token_ids))
-        if not len(logits):
-            return
-        reason = sequence.append(sequence.sampler.sample(logits[-1]))
-        if reason is None:
-            self._emit(sequence, sequence.token_ids[-1:])
-        elif reason is FinishReason.LENGTH:
-            self._finish(sequence, reason, token_ids=sequence.token_ids[-1:])
-        else:
-            self._finish(sequence, reason)
+        verified = verify(sequence, item.chunk, logits)
+        self.drafts.add(verified)
+        self._scheduler.computed(sequence, verified.num_kept)
+        if verified.finish_reason is not None:
+            self._finish(sequence, verified.finish_reason, token_ids=verified.token_ids)
+        elif verified.token_ids:
+            self._emit(sequence, verified.token_ids)
 
     def _emit(
         self,

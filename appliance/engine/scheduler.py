@@ -1,11 +1,12 @@
 """Decides which sequences compute which tokens in the next step.
 
 First in, first out, into the running set. There every sequence that decodes gets one token per
-step, and prompts share a budget of tokens: a large one when nobody is kept waiting by it, a small
-one while answers stream. Every other step the shortest prompts come first, so that a short question
-does not wait behind a long one; in between the oldest do, so that a long one never starves.
+step, with drafts of the next ones where they pay and there is room, and prompts share a budget of
+tokens: a large one when nobody is kept waiting by it, a small one while answers stream. Every other
+step the shortest prompts come first, so that a short question does not wait behind a long one; in
+between the oldest do, so that a long one never starves.
 
-Where the backend cannot mix phases, a step is either one prompt's chunk or one token of every
+Where the backend cannot mix phases, a step is either one prompt's chunk or the next token of every
 sequence that decodes, and the two kinds take turns.
 """
 
@@ -15,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from appliance.backends.base import Chunk, KVCacheManager, RunnerLimits
+from appliance.engine.draft_planner import DraftPlanner
 from appliance.engine.sequence import Sequence, SequenceStatus
 
 
@@ -36,11 +38,13 @@ class Scheduler:
         *,
         prefill_chunk: int,
         prefill_chunk_busy: int | None = None,
+        max_draft_tokens: int = 0,
     ) -> None:
         self._kv = kv
         self._limits = limits
         self._prefill_chunk = prefill_chunk
         self._prefill_chunk_busy = min(prefill_chunk, prefill_chunk_busy or prefill_chunk)
+        self._planner = DraftPlanner(max_draft_tokens, pads_rows=limits.pads_rows)
         self._prefilled_last = False
         self._shortest_first = False
         self.waiting: deque[Sequence] = deque()
@@ -62,16 +66,18 @@ class Scheduler:
         self._make_room()
         prefilling = [s for s in self.running if s.prefilling]
         decoding = [s for s in self.running if not s.prefilling]
-        steps = [(sequence, 1) for sequence in decoding]
-        chunks = self._share_budget(prefilling, busy=bool(decoding))
-        if self._limits.mixes_phases:
-            chosen = chunks + steps
-        elif chunks and not (steps and self._prefilled_last):
-            chosen = chunks[:1]
-        else:
-            chosen = steps
-        self._prefilled_last = bool(chosen) and chosen[0][0].prefilling
-        return [ScheduledChunk(s, self._chunk(s, num_tokens)) for s, num_tokens in chosen]
+        prompts = self._share_budget(prefilling, busy=bool(decoding))
+        if not self._limits.mixes_phases:
+            if prompts and not (decoding and self._prefilled_last):
+                prompts, decoding = prompts[:1], []
+            else:
+                prompts = []
+        self._prefilled_last = bool(prompts)
+        drafts = self._drafts(decoding, sum(num_tokens for _, num_tokens in prompts))
+        return [
+            *(self._scheduled(sequence, num_tokens) for sequence, num_tokens in prompts),
+            *(self._scheduled(s, 1, ids) for s, ids in zip(decoding, drafts, strict=True)),
+        ]
 
     def computed(self, sequence: Sequence, num_tokens: int) -> None:
         """KV of the sequence's next `num_tokens` tokens is in its slot now."""
@@ -153,14 +159,26 @@ class Scheduler:
             budget -= num_tokens
         return shares
 
-    def _chunk(self, sequence: Sequence, num_tokens: int) -> Chunk:
+    def _drafts(self, decoding: list[Sequence], num_prompt_tokens: int) -> list[tuple[int, ...]]:
+        """Drafts for each of `decoding`; none where there is no room: nobody makes way for them."""
+        planned = self._planner.plan(decoding, num_prompt_tokens)
+        return [
+            ids if ids and s.slot is not None and self._kv.reserve(s.slot, 1 + len(ids)) else ()
+            for s, ids in zip(decoding, planned, strict=True)
+        ]
+
+    def _scheduled(
+        self, sequence: Sequence, num_tokens: int, drafts: tuple[int, ...] = ()
+    ) -> ScheduledChunk:
         assert sequence.slot is not None
         start = sequence.num_computed_tokens
         # Logits are wanted only behind the last token there is; inside a prompt nobody asks.
         reaches_end = start + num_tokens == len(sequence.token_ids)
-        return Chunk(
+        assert reaches_end or not drafts
+        chunk = Chunk(
             slot=sequence.slot,
-            token_ids=tuple(sequence.token_ids[start : start + num_tokens]),
+            token_ids=(*sequence.token_ids[start : start + num_tokens], *drafts),
             start=start,
-            num_logits=int(reaches_end),
+            num_logits=int(reaches_end) + len(drafts),
         )
+        return ScheduledChunk(sequence, chunk)

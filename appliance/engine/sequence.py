@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance.backends.base import Slot
+from appliance.engine.prompt_lookup import PromptLookup
 from appliance.engine.sampler import Sampler
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.timing import Timing
@@ -78,10 +79,18 @@ class Sequence:
         self.preempted = False
         self.num_cached_tokens = 0
         self.num_computed_tokens = 0
+        self.lookup: PromptLookup | None = None
+        self.num_drafted_tokens = 0
+        self.num_accepted_tokens = 0
 
     @property
     def num_output_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_tokens_left(self) -> int:
+        """How many tokens the answer may still get."""
+        return self.params.max_tokens - self.num_output_tokens
 
     @property
     def num_pending_tokens(self) -> int:

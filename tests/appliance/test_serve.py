@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from appliance.backends.base import Backend, Chunk
-from appliance.config import Config, ModelConfig, ServerConfig
+from appliance.config import Config, EngineConfig, ModelConfig, ServerConfig
 from appliance.model_dir import CHAT_TEMPLATE
 from appliance.serve import serve
 from tests.fakes import FakeRunner, fake_backend
@@ -75,6 +75,8 @@ def run(
     config = Config(
         model=ModelConfig(dir=model_dir),
         server=ServerConfig(port=0, shutdown_grace_s=shutdown_grace_s),
+        # One token a step: how long an answer takes is how long it is.
+        engine=EngineConfig(prompt_lookup=False),
     )
     # Until the service has its own, so that a test that goes wrong does not end the test run.
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -44,12 +44,14 @@ def test_whole_answer_and_stream_are_the_same_text(served: Served, text: str) ->
 
 @pytest.mark.parametrize("text", TEXTS[3:])
 def test_no_chunk_ever_holds_a_part_of_a_character(served: Served, text: str) -> None:
-    """Each token is one byte here, so every character of these is split over several."""
+    """Each token is one byte here, so every character of these is split over several.
+
+    A step that verifies drafts gives several tokens, so a piece may have several characters."""
     served.answer(text)
     response = served.chat(stream=True)
     assert b"\xef\xbf\xbd" not in response.content
     pieces = texts(events(response))
-    assert pieces == list(text)
+    assert all(pieces) and len(pieces) > 2
     assert "".join(pieces).encode() == text.encode()
 
 
@@ -341,7 +343,7 @@ def test_a_deadline_behind_the_first_token_is_an_event(tiny_model_dir: Path) -> 
     with Served(tiny_model_dir, FakeRunner(step_s=0.005), config) as served:
         served.answer_forever()
         *chunks, last = events(served.chat(stream=True))
-        assert len(chunks) > 2 and set(texts(chunks)) == {"x"}
+        assert len(chunks) > 2 and set("".join(texts(chunks))) == {"x"}
         assert last["error"]["code"] == "deadline_exceeded"
         served.check_no_leak()
         served.answer("fine")

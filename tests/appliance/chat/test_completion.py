@@ -91,6 +91,32 @@ def test_a_token_that_comes_with_the_reason_is_part_of_the_answer(tokenizer: Tok
     run(test)
 
 
+def test_what_one_step_gave_is_one_delta(tokenizer: Tokenizer) -> None:
+    async def test() -> None:
+        script = Script(tokenizer)
+        script.generation.deliver(StepOutput(tuple("你好 w".encode()), 0))
+        script.generation.deliver(StepOutput(tuple(b"ell"), 0, FinishReason.STOP))
+        assert await script.deltas() == [Delta("你好 w", None), Delta("ell", FinishReason.STOP)]
+        assert script.completion.num_output_tokens == len("你好 well".encode())
+
+    run(test)
+
+
+def test_tokens_of_a_step_behind_a_stop_string_are_neither_shown_nor_counted(
+    tokenizer: Tokenizer,
+) -> None:
+    """With and without drafts the same answer has the same usage."""
+
+    async def test() -> None:
+        script = Script(tokenizer, "END")
+        script.generation.deliver(StepOutput(tuple(b"one EN"), 0))
+        script.generation.deliver(StepOutput(tuple(b"D two"), 0, FinishReason.LENGTH))
+        assert await script.deltas() == [Delta("one ", None), Delta("", FinishReason.STOP)]
+        assert script.completion.num_output_tokens == len("one END")
+
+    run(test)
+
+
 def test_counts_grow_with_every_delta(tokenizer: Tokenizer) -> None:
     async def test() -> None:
         script = Script(tokenizer)

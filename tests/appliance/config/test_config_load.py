@@ -229,6 +229,9 @@ GRACE = "expected a number from 0 to 600"
         ("model", "dir: 3", "expected a path or null"),
         ("model", "dir: ''", "expected a path or null"),
         ("model", 'dir: "a\\0b"', "expected a path or null"),
+        ("engine", "prompt_lookup: 1", "expected true or false"),
+        ("engine", "prompt_lookup: 'true'", "expected true or false"),
+        ("engine", "prompt_lookup: null", "expected true or false"),
         ("generation", "top_p: 0", "expected a number above 0 up to 1 or null"),
     ],
 )
@@ -243,6 +246,20 @@ def test_values_a_file_may_not_hold(yaml_file, section: str, line: str, expected
 @pytest.mark.parametrize("text", ["8000.0", " 1", "1_0", "0x1", "٣", "9" * 30, "true", "--1"])
 def test_texts_that_are_no_whole_number(text: str) -> None:
     assert refused(overrides={"server.port": text}).expected == PORT
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False)])
+def test_what_is_on_or_off(yaml_file, text: str, value: bool) -> None:
+    name = "engine.prompt_lookup"
+    path = yaml_file(f"engine:\n  prompt_lookup: {text}\n")
+    for loaded in (load(path), load(overrides={name: text})):
+        assert loaded.config.engine.prompt_lookup is value
+
+
+@pytest.mark.parametrize("text", ["", "1", "yes", "True", "null"])
+def test_texts_that_are_neither_on_nor_off(text: str) -> None:
+    error = refused(overrides={"engine.prompt_lookup": text})
+    assert error.expected == "expected true or false"
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e400", "1_0", "601", "x", "1e"])

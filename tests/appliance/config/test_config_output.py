@@ -65,6 +65,7 @@ def test_the_listing_has_value_and_source_of_every_setting() -> None:
     assert lines["model.dir"] == ("/m", "argument --model")
     assert lines["model.name"] == ('"two: words"', "environment QWEN_APPLIANCE_MODEL_NAME")
     assert lines["engine.max_model_len"] == ("null", "default")
+    assert lines["engine.prompt_lookup"] == ("true", "default")
 
 
 @pytest.mark.parametrize("name", ["true", "~", "12", "a #b", " a", "模型", "a\nb", '"'])
