@@ -48,6 +48,7 @@ LIBRARIES = {
         "appliance/backends/loader.py",
         "appliance/backends/*/runner.py",
         "appliance/backends/*/model.py",
+        "appliance/backends/stateful/batch.py",
         "provisioning/build_model/*",
     ],
     "numpy": [

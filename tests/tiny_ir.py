@@ -1,7 +1,7 @@
 """A stateful IR small enough to check by hand: one layer, one head, float32, random weights.
 
 It has the inputs and the state of a real one: keys and values appended to two ReadValue/Assign
-variables `(1, 1, tokens, DIM)`, a mask over all of them, positions, wanted logits.
+variables `(rows, 1, tokens, DIM)`, a mask over all of them, positions, wanted logits.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def reference_logits(weights: Weights, token_ids: Sequence[int]) -> Floats:
 def model(weights: Weights) -> ov.Model:
     """The same as `reference_logits`, as an OpenVINO model that remembers what it has seen."""
     inputs = {
-        "input_ids": ops.parameter([1, -1], np.int64),
-        "attention_mask": ops.parameter([1, -1], np.int64),
-        "position_ids": ops.parameter([1, -1], np.int64),
+        "input_ids": ops.parameter([-1, -1], np.int64),
+        "attention_mask": ops.parameter([-1, -1], np.int64),
+        "position_ids": ops.parameter([-1, -1], np.int64),
         "beam_idx": ops.parameter([-1], np.int32),
         "logits_indices": ops.parameter([-1], np.int64),
     }
@@ -80,13 +80,14 @@ def model(weights: Weights) -> ov.Model:
     scores = ops.divide(ops.matmul(query, keys, False, True), np.float32(np.sqrt(DIM)))
     seen = ops.select(_allowed(inputs), scores, np.float32(-1e9))
     attended = ops.squeeze(ops.matmul(ops.softmax(seen, 3), values, False, False), np.int64(1))
-    wanted = ops.gather(ops.add(hidden, attended), inputs["logits_indices"], np.int64(1))
-    logits = ops.squeeze(ops.matmul(wanted, weights.embedding, False, True), np.int64(0))
+    every = ops.reshape(ops.add(hidden, attended), np.array([-1, DIM]), False)
+    wanted = ops.gather(every, inputs["logits_indices"], np.int64(0))
+    logits = ops.matmul(wanted, weights.embedding, False, True)
     return ov.Model([ops.result(logits)], sinks, list(inputs.values()), "tiny")
 
 
 def _allowed(inputs: dict[str, ov.Node]) -> ov.Node:
-    """Boolean `(1, 1, new, all)`: not behind the token itself, and not where the mask is 0."""
+    """Boolean `(rows, 1, new, all)`: not behind the token itself, and not where the mask is 0."""
 
     def length(name: str) -> ov.Node:
         return ops.gather(ops.shape_of(inputs[name]), np.int64(1), np.int64(0))
@@ -96,4 +97,5 @@ def _allowed(inputs: dict[str, ov.Node]) -> ov.Node:
     rows = ops.range(ops.subtract(every, new), every, np.int64(1), output_type="i64")
     causal = ops.less_equal(columns, ops.unsqueeze(rows, np.int64(1)))
     counts = ops.not_equal(inputs["attention_mask"], np.int64(0))
-    return ops.unsqueeze(ops.logical_and(causal, counts), np.array([0, 1]))
+    of_row = ops.unsqueeze(counts, np.array([1, 2]))
+    return ops.logical_and(ops.unsqueeze(causal, np.array([0, 1])), of_row)

@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from appliance.backends.base import Backend
+from appliance.backends.block_kv_cache import BlockKVCache
+from appliance.backends.block_pool import BLOCK_SIZE
 from appliance.backends.compile_options import CompileOptions, default_cache_dir
-from appliance.backends.paged.blocks import BLOCK_SIZE
 from appliance.config import EngineConfig
 from appliance.errors import ConfigError
 from appliance.model_dir import Manifest
@@ -16,6 +17,8 @@ from appliance.model_dir import Manifest
 _DEFAULT_MAX_MODEL_LEN = 8192
 # Measured, see the README beside this file.
 _DYNAMIC_QUANTIZATION_GROUP_SIZE = 128
+# 18,000 tokens of a 0.5B model in 8 bits: eight conversations of 1,000, and as much that is known.
+_DEFAULT_PREFIX_CACHE_MB = 128
 
 
 def create_backend(config: EngineConfig, model_dir: Path, manifest: Manifest) -> Backend:
@@ -33,22 +36,31 @@ def create_backend(config: EngineConfig, model_dir: Path, manifest: Manifest) ->
 
 def _create_stateful(config: EngineConfig, model_dir: Path, manifest: Manifest) -> Backend:
     max_model_len = _max_model_len(config, manifest)
-    from appliance.backends.loader import compile_model
-    from appliance.backends.stateful.kv import StatefulKVCache
+    from appliance.backends.stateful.host_blocks import HostBlocks, KVShape
+    from appliance.backends.stateful.model import compile_stateful
     from appliance.backends.stateful.runner import StatefulRunner
 
-    runner = StatefulRunner(
-        compile_model(model_dir, compile_options(config)),
-        max_model_len=max_model_len,
-        vocab_size=manifest.architecture.vocab_size,
+    model = manifest.architecture
+    shape = KVShape(2 * model.num_layers, model.num_kv_heads, model.head_dim)
+    # As exact as the state that is filled from them, whose own choice is 8 bit.
+    precision = "u8" if config.kv_cache_precision == "auto" else config.kv_cache_precision
+    block_bytes = HostBlocks.block_bytes(shape, precision)
+    kv = _block_kv_cache(
+        config, "prefix_cache_mb", config.prefix_cache_mb, max_model_len, block_bytes
     )
-    kv = StatefulKVCache(max_model_len, _kv_bytes_per_token(config, manifest))
+    runner = StatefulRunner(
+        compile_stateful(model_dir, compile_options(config)),
+        kv,
+        HostBlocks(kv.num_blocks, shape, precision),
+        max_slots=config.max_num_seqs,
+        max_model_len=max_model_len,
+        vocab_size=model.vocab_size,
+    )
     return Backend(kv, runner, description=f"stateful KV cache, {manifest.weights.precision}")
 
 
 def _create_paged(config: EngineConfig, model_dir: Path, manifest: Manifest) -> Backend:
     max_model_len = _max_model_len(config, manifest)
-    from appliance.backends.paged.kv import PagedKVCache
     from appliance.backends.paged.model import block_bytes, compile_paged
     from appliance.backends.paged.runner import PagedRunner
 
@@ -56,18 +68,12 @@ def _create_paged(config: EngineConfig, model_dir: Path, manifest: Manifest) -> 
     precision = "u8" if config.kv_cache_precision == "auto" else config.kv_cache_precision
     options = dataclasses.replace(compile_options(config), kv_cache_precision=precision)
     compiled = compile_paged(model_dir, options)
-    bytes_per_block = block_bytes(compiled)
-    num_blocks = _num_blocks(config, max_model_len, bytes_per_block)
-    kv = PagedKVCache(
-        num_blocks=num_blocks,
-        max_slots=config.max_num_seqs,
-        max_model_len=max_model_len,
-        bytes_per_block=bytes_per_block,
+    kv = _block_kv_cache(
+        config, "kv_cache_mb", config.kv_cache_mb, max_model_len, block_bytes(compiled)
     )
     runner = PagedRunner(
         compiled,
         kv,
-        num_blocks=num_blocks,
         max_slots=config.max_num_seqs,
         max_model_len=max_model_len,
         vocab_size=manifest.architecture.vocab_size,
@@ -75,18 +81,32 @@ def _create_paged(config: EngineConfig, model_dir: Path, manifest: Manifest) -> 
     return Backend(kv, runner, description=f"paged KV cache, {manifest.weights.precision}")
 
 
-def _num_blocks(config: EngineConfig, max_model_len: int, bytes_per_block: int) -> int:
-    """As many as fit `kv_cache_mb`; at least one sequence of full length must."""
-    num_blocks = config.kv_cache_mb * 1_000_000 // bytes_per_block
+def _block_kv_cache(
+    config: EngineConfig,
+    setting: str,
+    megabytes: int | None,
+    max_model_len: int,
+    bytes_per_block: int,
+) -> BlockKVCache:
+    """As many blocks as fit `megabytes`; at least one sequence of full length must."""
     needed = -(-max_model_len // BLOCK_SIZE)
+    if megabytes is None:
+        num_blocks = max(_DEFAULT_PREFIX_CACHE_MB * 1_000_000 // bytes_per_block, needed)
+    else:
+        num_blocks = megabytes * 1_000_000 // bytes_per_block
     if num_blocks < needed:
         raise ConfigError(
-            "engine.kv_cache_mb",
-            config.kv_cache_mb,
+            f"engine.{setting}",
+            megabytes,
             f"one sequence of {max_model_len} tokens (engine.max_model_len) takes "
             f"{needed * bytes_per_block / 1e6:.0f}",
         )
-    return num_blocks
+    return BlockKVCache(
+        num_blocks=num_blocks,
+        max_slots=config.max_num_seqs,
+        max_model_len=max_model_len,
+        bytes_per_block=bytes_per_block,
+    )
 
 
 def compile_options(config: EngineConfig) -> CompileOptions:
@@ -112,13 +132,6 @@ def _max_model_len(config: EngineConfig, manifest: Manifest) -> int:
             "engine.max_model_len", config.max_model_len, f"this model's context is {of_model}"
         )
     return config.max_model_len
-
-
-def _kv_bytes_per_token(config: EngineConfig, manifest: Manifest) -> int:
-    """Keys and values of all layers; OpenVINO's own choice is 8 bit (scales left out)."""
-    shape = manifest.architecture
-    size = {"auto": 1, "u8": 1, "f16": 2, "f32": 4}[config.kv_cache_precision]
-    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * size
 
 
 def _unless_auto(precision: str) -> str | None:

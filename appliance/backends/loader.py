@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import openvino as ov
@@ -16,16 +17,23 @@ _SOURCE_PLACE = re.compile(r"Exception from \S+:\d+:$|Check '.*' failed at \S+:\
 INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "beam_idx", "logits_indices"})
 
 
-def compile_model(model_dir: Path, options: CompileOptions) -> ov.CompiledModel:
-    """Compile the IR in `model_dir` for the CPU.
+def compile_model(
+    model_dir: Path, options: CompileOptions, edit: Callable[[ov.Model], None] | None = None
+) -> ov.CompiledModel:
+    """Compile the IR in `model_dir` for the CPU, after `edit` changed it in memory.
 
     Raises `ModelDirError` when the IR is missing or not one of ours, `BackendError` when OpenVINO
-    refuses it.
+    refuses it, and what `edit` raises.
     """
     path = ir_path(model_dir)
     bound_onednn_cache()
+    core = ov.Core()
     try:
-        compiled = ov.Core().compile_model(path, "CPU", options.properties())
+        # By its path, a model found in the compile cache is not even read.
+        model: ov.Model | Path = path if edit is None else core.read_model(path)
+        if edit is not None:
+            edit(model)
+        compiled = core.compile_model(model, "CPU", options.properties())
     except RuntimeError as error:
         raise BackendError(f"OpenVINO cannot compile {path}: {refusal(error)}") from error
     inputs = {name for port in compiled.inputs for name in port.get_names()}

@@ -54,14 +54,21 @@ class EngineConfig:
 
     kv_cache: Annotated[
         Literal["stateful", "paged"],
-        Rule("where the KV cache lives; paged computes several conversations at once"),
+        Rule("where the KV cache lives: in OpenVINO's state, or in blocks for paged attention"),
     ] = "stateful"
+    prefix_cache_mb: Annotated[
+        int | None,
+        Rule(
+            "stateful: memory for copies of running and known texts' KV, beside the state; null: "
+            "128, or what one sequence of full length takes",
+            ge=1,
+            le=1048576,
+        ),
+    ] = None
     kv_cache_mb: Annotated[
-        int, Rule("memory for the paged KV cache, known prefixes included", ge=1, le=1048576)
+        int, Rule("paged: memory for the KV cache, known prefixes included", ge=1, le=1048576)
     ] = 256
-    max_num_seqs: Annotated[
-        int, Rule("most sequences computed at once; the backend may allow fewer", ge=1, le=64)
-    ] = 8
+    max_num_seqs: Annotated[int, Rule("most sequences computed at once", ge=1, le=64)] = 8
     max_model_len: Annotated[
         int | None,
         Rule(

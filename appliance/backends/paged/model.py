@@ -13,9 +13,9 @@ from typing import Any
 
 import openvino as ov
 
+from appliance.backends.block_pool import BLOCK_SIZE
 from appliance.backends.compile_options import CompileOptions, bound_onednn_cache
 from appliance.backends.loader import ir_path, refusal
-from appliance.backends.paged.blocks import BLOCK_SIZE
 from appliance.errors import BackendError
 
 TESTED_RELEASES = ("2026.4",)

@@ -15,7 +15,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from appliance.backends.base import Chunk, RunnerLimits
-from appliance.backends.paged.kv import PagedKVCache
+from appliance.backends.block_kv_cache import BlockKVCache
 from appliance.backends.paged.model import cache_shapes
 from appliance.errors import BackendError
 
@@ -26,9 +26,8 @@ class PagedRunner:
     def __init__(
         self,
         compiled: ov.CompiledModel,
-        kv: PagedKVCache,
+        kv: BlockKVCache,
         *,
-        num_blocks: int,
         max_slots: int,
         max_model_len: int,
         vocab_size: int,
@@ -39,7 +38,7 @@ class PagedRunner:
         # Zero pages until they are written: a cache that is never full costs no memory.
         self._caches: list[ov.Tensor] = []
         for name, (kind, block) in cache_shapes(compiled).items():
-            tensor = ov.Tensor(kind, ov.Shape([num_blocks, *block]))
+            tensor = ov.Tensor(kind, ov.Shape([kv.num_blocks, *block]))
             self._request.set_tensor(name, tensor)
             self._caches.append(tensor)
 

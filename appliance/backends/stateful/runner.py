@@ -1,12 +1,9 @@
-"""The stateful variant's forward pass: KV lives in the infer request's ReadValue/Assign variables.
+"""The stateful variant's forward pass: where each sequence's row is, and which rows go together.
 
-State of one row, `L` tokens long, per layer and K/V: float32 `(1, num_kv_heads, L, head_dim)`
-when read through `VariableState.state`, in the KV-cache precision inside. The public API can
-append (infer), read, replace and reset it, but not cut it. Cutting is therefore done by holes:
-positions that must not count any more stay in the state with `attention_mask` 0, which attention
-ignores exactly, and `position_ids` count on without them. Holes cost memory and a little
-bandwidth, so they are squeezed out, by reading and replacing the state, when there are many of
-them.
+A sequence begins in a batch of its own, so that its prompt costs nobody else anything. When it
+decodes, its row joins the others: the weights are then read once for all of them. Whatever is
+computed is also put into host memory, block by block; a known prefix is filled in from there, and
+joining is filling one batch with all the rows.
 """
 
 from __future__ import annotations
@@ -18,121 +15,173 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from appliance.backends.base import Chunk, RunnerLimits
+from appliance.backends.block_kv_cache import BlockKVCache
+from appliance.backends.shared_prefix import shared_length
+from appliance.backends.stateful.batch import Batch, Row
+from appliance.backends.stateful.host_blocks import HostBlocks
 from appliance.errors import BackendError
 
-# 1,024 holes of a 0.5B model are 12 MB in an 8-bit KV cache, 2 % of what a decode step reads;
-# squeezing costs 4 ms and 0.04 ms a hole. A long chunk looks at every hole from every position,
-# which costs more than that. When nobody waits, it is worth doing earlier, too.
-_MAX_HOLES = 1024
-_MAX_HOLES_WHEN_IDLE = 256
-_MAX_HOLES_BEFORE_LONG_CHUNK = 128
-_LONG_CHUNK = 96
+# Batches whose sequences have ended and that still hold their rows: to go on with one of these
+# costs no filling.
+_MAX_RESIDENT = 2
+# More holes than this in front of a new text, and filling its row anew is cheaper.
+_MAX_HOLES_TAKEN_OVER = 128
+# A position that only pads a shorter row costs a pass 1.7 us, a pass of its own some 14 ms.
+_MAX_PADDING = 4096
+# Filling so many positions takes about as long as the pass that joining spares.
+_POSITIONS_WORTH_A_PASS = 2048
 
 
 class StatefulRunner:
-    """Runs one row on one infer request."""
+    """Runs up to `max_slots` rows on as few infer requests as pays; `kv` knows their blocks."""
 
-    def __init__(self, compiled: ov.CompiledModel, *, max_model_len: int, vocab_size: int) -> None:
-        self.limits = RunnerLimits(
-            max_slots=1, max_model_len=max_model_len, vocab_size=vocab_size, mixes_phases=False
-        )
-        self._request = compiled.create_infer_request()
-        self._beam_idx = np.zeros(1, dtype=np.int32)
-        self._mask = _Mask()
+    def __init__(
+        self,
+        compiled: ov.CompiledModel,
+        kv: BlockKVCache,
+        host: HostBlocks,
+        *,
+        max_slots: int,
+        max_model_len: int,
+        vocab_size: int,
+    ) -> None:
+        self.limits = RunnerLimits(max_slots, max_model_len, vocab_size, mixes_phases=False)
+        self._compiled = compiled
+        self._kv = kv
+        self._host = host
+        self._batches: list[Batch] = []
+        self._num_passes = 0
+        self._num_spare_passes = 0
 
     def forward(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
-        (chunk,) = chunks
-        num_tokens = len(chunk.token_ids)
         try:
-            self._cut(chunk.start, num_tokens)
-            attention_mask = self._mask.extended(num_tokens)
-            self._request.infer(
-                {
-                    "input_ids": np.array([chunk.token_ids], dtype=np.int64),
-                    "attention_mask": attention_mask,
-                    "position_ids": np.arange(
-                        chunk.start, chunk.start + num_tokens, dtype=np.int64
-                    )[None, :],
-                    "beam_idx": self._beam_idx,
-                    "logits_indices": np.arange(
-                        num_tokens - chunk.num_logits, num_tokens, dtype=np.int64
-                    ),
-                },
-                share_inputs=True,
-            )
+            return self._forward(chunks)
         except RuntimeError as error:
             raise BackendError(f"the forward pass failed: {error}") from error
-        self._mask.append(num_tokens)
-        logits: NDArray[np.float32] = self._request.get_output_tensor(0).data
-        return logits
 
     def idle(self) -> None:
-        if self._mask.num_holes > _MAX_HOLES_WHEN_IDLE:
-            self._squeeze()
+        """Give back what batches hold that nobody is likely to go on with."""
+        idle = sorted(self._idle_batches(), key=lambda batch: batch.last_used, reverse=True)
+        resident = [batch for batch in idle if batch.rows][:_MAX_RESIDENT]
+        self._batches = [b for b in self._batches if b not in idle or b in resident]
 
     def close(self) -> None:
-        self._request.reset_state()
-        self._mask.clear()
+        self._batches.clear()
 
-    def _cut(self, num_tokens: int, num_new_tokens: int) -> None:
-        """Keep the first `num_tokens` tokens of the row; `num_new_tokens` come behind them."""
-        if num_tokens == 0:
-            self._request.reset_state()
-            self._mask.clear()
+    def _forward(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        for source, target in self._kv.take_copies():
+            self._host.copy(source, target)
+        for chunk in chunks:
+            self._seat(chunk)
+        if len(chunks) > 1:
+            self._join(chunks)
+        parts = [self._place(chunk) for chunk in chunks]
+        batches = list(dict.fromkeys(batch for batch, _ in parts))
+        logits: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(chunks)
+        for batch in batches:
+            mine = [i for i, (where, _) in enumerate(parts) if where is batch]
+            computed = self._run(batch, [(parts[i][1], chunks[i]) for i in mine])
+            if len(batches) == 1:
+                return computed
+            # The next batch's pass may use the same memory.
+            ends = np.cumsum([chunks[i].num_logits for i in mine])[:-1]
+            for i, rows in zip(mine, np.split(computed.copy(), ends), strict=True):
+                logits[i] = rows
+        return np.concatenate(logits)
+
+    def _run(self, batch: Batch, parts: Sequence[tuple[Row, Chunk]]) -> NDArray[np.float32]:
+        tables = self._tables()
+        # Rows of sequences that have ended leave here.
+        batch.select([row for row in batch.rows if row.seat in tables])
+        batch.squeeze(tables, max(len(chunk.token_ids) for _, chunk in parts))
+        self._num_passes += 1
+        batch.last_used = self._num_passes
+        return batch.forward(parts)
+
+    def _seat(self, chunk: Chunk) -> None:
+        """See to it that the chunk's sequence has a row that holds just what is before `start`."""
+        seat = self._kv.seat(chunk.slot)
+        assert seat is not None
+        for batch in self._batches:
+            for row in batch.rows:
+                if row.seat == seat:
+                    assert len(row.token_ids) >= chunk.start
+                    batch.cut(row, chunk.start)
+                    return
+        if chunk.start == 0:
+            self._free_batch().clear(seat)
             return
-        self._mask.cut(num_tokens)
-        long = num_new_tokens >= _LONG_CHUNK
-        if self._mask.num_holes > (_MAX_HOLES_BEFORE_LONG_CHUNK if long else _MAX_HOLES):
-            self._squeeze()
+        known = self._kv.token_ids(chunk.slot, chunk.start)
+        if not self._take_over(seat, known):
+            table = self._kv.block_indices(chunk.slot)
+            self._free_batch().fill([(Row(seat, known), table)])
 
-    def _squeeze(self) -> None:
-        """Replace the state by its tokens that count, holes left out."""
-        kept = self._mask.kept_positions()
-        for variable in self._request.query_state():
-            variable.state = ov.Tensor(np.ascontiguousarray(variable.state.data[:, :, kept, :]))
-        self._mask.reset(len(kept))
+    def _take_over(self, seat: int, known: Sequence[int]) -> bool:
+        """Go on in a row that a sequence has left, if one begins with `known`."""
+        for batch in self._idle_batches():
+            for row in batch.rows:
+                too_long = len(row.token_ids) - len(known)
+                if 0 <= too_long <= _MAX_HOLES_TAKEN_OVER and (
+                    shared_length(row.token_ids, known) == len(known)
+                ):
+                    batch.select([row])
+                    batch.cut(row, len(known))
+                    row.seat = seat
+                    return True
+        return False
+
+    def _join(self, chunks: Sequence[Chunk]) -> None:
+        """Bring rows of several batches together, where it pays."""
+        batches = list(dict.fromkeys(self._place(chunk)[0] for chunk in chunks))
+        tables = self._tables()
+        for batch in batches:
+            batch.select([row for row in batch.rows if row.seat in tables])
+        joined = _that_fit_together(batches)
+        if len(joined) < 2:
+            return
+        rows = [row for batch in joined for row in batch.rows]
+        positions = len(rows) * max(len(row.token_ids) for row in rows)
+        self._num_spare_passes += len(joined) - 1
+        if positions > self._num_spare_passes * _POSITIONS_WORTH_A_PASS:
+            return
+        self._num_spare_passes = 0
+        for batch in joined[:-1]:
+            batch.clear()
+        joined[-1].fill([(row, tables[row.seat]) for row in rows])
+
+    def _place(self, chunk: Chunk) -> tuple[Batch, Row]:
+        seat = self._kv.seat(chunk.slot)
+        for batch in self._batches:
+            for row in batch.rows:
+                if row.seat == seat:
+                    return batch, row
+        raise AssertionError(f"nobody sits in slot {chunk.slot}")
+
+    def _tables(self) -> dict[int, list[int]]:
+        """The block tables of all running sequences, by their seat."""
+        return {seat: self._kv.block_indices(slot) for seat, slot in self._kv.seats()}
+
+    def _idle_batches(self) -> list[Batch]:
+        seats = {seat for seat, _ in self._kv.seats()}
+        return [b for b in self._batches if not any(row.seat in seats for row in b.rows)]
+
+    def _free_batch(self) -> Batch:
+        """An empty batch, or the one that was left longest ago."""
+        idle = sorted(self._idle_batches(), key=lambda batch: (bool(batch.rows), batch.last_used))
+        if idle and (not idle[0].rows or len(idle) >= _MAX_RESIDENT):
+            return idle[0]
+        batch = Batch(self._compiled, self._kv, self._host)
+        self._batches.append(batch)
+        return batch
 
 
-class _Mask:
-    """Which positions of the state count, as the model wants it: int64, 1 a token, 0 a hole."""
-
-    def __init__(self) -> None:
-        self._values = np.zeros(1024, dtype=np.int64)
-        self._length = 0
-        self._num_tokens = 0
-
-    @property
-    def num_holes(self) -> int:
-        return self._length - self._num_tokens
-
-    def extended(self, num_tokens: int) -> NDArray[np.int64]:
-        """The mask `(1, L + num_tokens)` for a pass that computes `num_tokens` more; a view."""
-        length = self._length + num_tokens
-        if length > len(self._values):
-            grown = np.zeros(max(length, 2 * len(self._values)), dtype=np.int64)
-            grown[: self._length] = self._values[: self._length]
-            self._values = grown
-        self._values[self._length : length] = 1
-        return self._values[None, :length]
-
-    def append(self, num_tokens: int) -> None:
-        """`num_tokens` of the extension are in the state now."""
-        self._length += num_tokens
-        self._num_tokens += num_tokens
-
-    def cut(self, num_tokens: int) -> None:
-        """Turn everything behind the first `num_tokens` tokens into holes."""
-        if num_tokens < self._num_tokens:
-            self._values[self.kept_positions()[num_tokens:]] = 0
-            self._num_tokens = num_tokens
-
-    def kept_positions(self) -> NDArray[np.intp]:
-        return np.flatnonzero(self._values[: self._length])
-
-    def reset(self, num_tokens: int) -> None:
-        """The state holds `num_tokens` tokens and no hole."""
-        self._values[:num_tokens] = 1
-        self._length = self._num_tokens = num_tokens
-
-    def clear(self) -> None:
-        self.reset(0)
+def _that_fit_together(batches: Sequence[Batch]) -> list[Batch]:
+    """As many batches, the shortest first, as can share one length without much padding."""
+    joined: list[Batch] = []
+    for batch in sorted(batches, key=lambda batch: batch.length):
+        together = [*joined, batch]
+        num_rows = sum(len(one.rows) for one in together)
+        now = sum(one.length * len(one.rows) for one in together)
+        if batch.length * num_rows - now <= _MAX_PADDING:
+            joined = together
+    return joined

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from openvino import CompiledModel, Core
 
 from appliance.backends.base import Backend, Chunk, Slot
+from appliance.backends.block_kv_cache import BlockKVCache
 from appliance.backends.create import compile_options
-from appliance.backends.loader import compile_model
-from appliance.backends.paged.kv import PagedKVCache
 from appliance.backends.paged.model import compile_paged
 from appliance.backends.paged.runner import PagedRunner
-from appliance.backends.stateful import runner as stateful_runner
-from appliance.backends.stateful.kv import StatefulKVCache
+from appliance.backends.stateful import batch as stateful_batch
+from appliance.backends.stateful.host_blocks import HostBlocks, KVShape
+from appliance.backends.stateful.model import add_new_kv, compile_stateful
 from appliance.backends.stateful.runner import StatefulRunner
 from appliance.chat.tokenizer import Tokenizer
 from appliance.config import EngineConfig
@@ -72,31 +72,51 @@ class Stateful:
     tolerance = 0.05
 
     def __init__(
-        self, compiled: CompiledModel, vocab_size: int, prompts: list[tuple[int, ...]]
+        self,
+        compiled: CompiledModel,
+        shape: KVShape,
+        vocab_size: int,
+        prompts: list[tuple[int, ...]],
     ) -> None:
         self._compiled = compiled
+        self._shape = shape
         self._vocab_size = vocab_size
         self.prompts = prompts
 
     def new(self) -> Backend:
-        runner = StatefulRunner(self._compiled, max_model_len=2048, vocab_size=self._vocab_size)
-        return Backend(StatefulKVCache(2048, 1), runner, description="stateful")
+        kv = BlockKVCache(num_blocks=200, max_slots=3, max_model_len=2048, bytes_per_block=1)
+        runner = StatefulRunner(
+            self._compiled,
+            kv,
+            HostBlocks(kv.num_blocks, self._shape, "f32"),
+            max_slots=3,
+            max_model_len=2048,
+            vocab_size=self._vocab_size,
+        )
+        return Backend(kv, runner, description="stateful")
 
 
 def stateful_on_the_tiny_ir() -> Stateful:
     float32 = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-    compiled = Core().compile_model(tiny_ir.model(tiny_ir.Weights()), "CPU", float32)
+    model = tiny_ir.model(tiny_ir.Weights())
+    add_new_kv(model)
+    compiled = Core().compile_model(model, "CPU", float32)
     prompts = [tuple(i % tiny_ir.VOCAB_SIZE for i in ids) for ids in Fake(1).prompts]
-    return Stateful(compiled, tiny_ir.VOCAB_SIZE, prompts)
+    return Stateful(compiled, KVShape(2, 1, tiny_ir.DIM), tiny_ir.VOCAB_SIZE, prompts)
 
 
 def stateful_on_the_real_model(model_dir: Path, cache_dir: Path) -> Stateful:
     config = EngineConfig(
-        inference_precision="f32", dynamic_quantization_group_size=0, compile_cache_dir=cache_dir
+        inference_precision="f32",
+        dynamic_quantization_group_size=0,
+        kv_cache_precision="f32",
+        compile_cache_dir=cache_dir,
     )
+    model = read_manifest(model_dir).architecture
     return Stateful(
-        compile_model(model_dir, compile_options(config)),
-        read_manifest(model_dir).architecture.vocab_size,
+        compile_stateful(model_dir, compile_options(config)),
+        KVShape(2 * model.num_layers, model.num_kv_heads, model.head_dim),
+        model.vocab_size,
         real_prompts(model_dir),
     )
 
@@ -130,13 +150,12 @@ class Paged:
         self.prompts = real_prompts(model_dir)
 
     def new(self) -> Backend:
-        kv = PagedKVCache(
+        kv = BlockKVCache(
             num_blocks=200, max_slots=self.max_slots, max_model_len=2048, bytes_per_block=1
         )
         runner = PagedRunner(
             self._compiled,
             kv,
-            num_blocks=200,
             max_slots=self.max_slots,
             max_model_len=2048,
             vocab_size=self._vocab_size,
@@ -194,8 +213,8 @@ def trimmed_backend(
 ) -> Backend:
     """A backend whose limits for holes are as they are, or passed all the time."""
     if request.param == "often squeezed":
-        monkeypatch.setattr(stateful_runner, "_MAX_HOLES", 5)
-        monkeypatch.setattr(stateful_runner, "_MAX_HOLES_WHEN_IDLE", 2)
+        monkeypatch.setattr(stateful_batch, "_HOLES_PER_FILLED_POSITION", 0)
+        monkeypatch.setattr(stateful_batch, "_HOLES_PER_FILLING", 2)
     return backend
 
 
@@ -361,7 +380,13 @@ def test_what_lies_at_and_behind_a_chunk_s_start_is_discarded(
 
 @pytest.mark.parametrize(
     "variant",
-    ["fake-3", "fake-mixing", pytest.param("paged", marks=pytest.mark.model)],
+    [
+        "fake-3",
+        "fake-mixing",
+        "stateful-tiny",
+        pytest.param("stateful", marks=pytest.mark.model),
+        pytest.param("paged", marks=pytest.mark.model),
+    ],
     indirect=True,
 )
 def test_the_order_of_chunks_does_not_matter(backend: Backend, variant: Variant) -> None:

@@ -17,21 +17,25 @@ import pytest
 SCRIPT = """
 import sys
 from pathlib import Path
-from appliance.backends.base import Chunk, Slot
+from appliance.backends.base import Chunk
 from appliance.backends.create import create_backend
 from appliance.config import EngineConfig
 from appliance.model_dir import read_manifest
 
 model_dir, cache_dir = Path(sys.argv[1]), Path(sys.argv[2])
 config = EngineConfig(compile_cache_dir=cache_dir)
-runner = create_backend(config, model_dir, read_manifest(model_dir)).runner
+backend = create_backend(config, model_dir, read_manifest(model_dir))
 
 def anonymous_mb():
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) / 1000
 
 def prefill(num_tokens):
-    runner.forward([Chunk(Slot(0), tuple(range(num_tokens)), 0, 1)])
+    token_ids = tuple(range(num_tokens))
+    slot = backend.kv.allocate(token_ids).slot
+    backend.kv.reserve(slot, num_tokens)
+    backend.runner.forward([Chunk(slot, token_ids, 0, 1)])
+    backend.kv.free(slot, keep_prefix=False)
 
 for num_tokens in (20, 400, *range(100, 400, 10)):
     prefill(num_tokens)

@@ -8,12 +8,13 @@ logits, as they do in `test_contract.py`; here it is kept small. Wrong KV is off
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from appliance.backends.base import Backend, Chunk, Slot
+from appliance.backends.base import Backend, Chunk
 from appliance.backends.create import create_backend
 from appliance.chat.tokenizer import Tokenizer
 from appliance.config import EngineConfig
@@ -45,30 +46,50 @@ def divergence(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def last_logits(
-    backend: Backend, token_ids: tuple[int, ...], *, start: int = 0, prefill_chunk: int = 10_000
-) -> NDArray[np.float32]:
-    """Logits behind the last of `token_ids`, those before `start` being in the row already."""
+    backend: Backend,
+    token_ids: tuple[int, ...],
+    *,
+    prefill_chunk: int = 10_000,
+    keep_prefix: bool = False,
+) -> tuple[NDArray[np.float32], int]:
+    """Logits behind the last of `token_ids`, and how many of these were known before."""
+    allocation = backend.kv.allocate(token_ids)
+    assert allocation is not None
+    slot, start = allocation.slot, allocation.num_cached_tokens
     for at in range(start, len(token_ids), prefill_chunk):
-        chunk = Chunk(Slot(0), token_ids[at : at + prefill_chunk], at, 1)
-        logits = backend.runner.forward([chunk])
-    return logits[-1].copy()
+        chunk = Chunk(slot, token_ids[at : at + prefill_chunk], at, 1)
+        assert backend.kv.reserve(slot, len(chunk.token_ids))
+        logits = backend.runner.forward([chunk])[-1].copy()
+        backend.kv.commit(slot, chunk.token_ids)
+    backend.kv.free(slot, keep_prefix=keep_prefix)
+    return logits, start
 
 
 @pytest.mark.model
-def test_a_cached_prompt_and_one_in_chunks_give_nearly_the_same_probabilities(
-    model_dir: Path, tmp_path: Path
+@pytest.mark.parametrize("kv_cache", ["stateful", "paged"])
+def test_a_known_prompt_and_one_in_chunks_give_nearly_the_same_probabilities(
+    model_dir: Path, tmp_path: Path, kv_cache: Literal["stateful", "paged"]
 ) -> None:
-    config = EngineConfig(compile_cache_dir=tmp_path)
+    config = EngineConfig(kv_cache=kv_cache, compile_cache_dir=tmp_path)
     backend = create_backend(config, model_dir, read_manifest(model_dir))
     encode = Tokenizer(model_dir).encode
     drifts = []
-    for text in TEXTS:
-        token_ids = encode(text)
-        whole = last_logits(backend, token_ids)
-        cached = last_logits(backend, token_ids, start=len(token_ids) - 1)
-        last_logits(backend, encode("Something else altogether, and longer: " + text * 3), start=0)
-        chunked = last_logits(backend, token_ids, prefill_chunk=7)
-        drifts += [divergence(whole, cached), divergence(whole, chunked)]
+    for number, text in enumerate(TEXTS):
+        # Each begins with another token, so that none finds a part of itself known.
+        token_ids = encode(f"{number} {text}")
+        chunked, known = last_logits(backend, token_ids, prefill_chunk=7)
+        assert known == 0
+        whole, known = last_logits(backend, token_ids, keep_prefix=True)
+        assert known == 0
+        # Once in the row it was left in, once filled in from the host's copy.
+        resident, known = last_logits(backend, token_ids, keep_prefix=True)
+        assert known == len(token_ids) - 1
+        for i in range(3):
+            last_logits(backend, encode(f"Something else altogether, and longer: {i}. {text}"))
+        filled, known = last_logits(backend, token_ids)
+        assert known == len(token_ids) - 1
+        drifts += [divergence(whole, other) for other in (chunked, resident, filled)]
+        backend.kv.check_integrity()
     backend.runner.close()
     assert np.mean(drifts) <= MAX_MEAN_KL
     assert np.max(drifts) <= MAX_KL

@@ -1,65 +1,148 @@
-"""The stateful runner on a small model that a dense computation checks: holes, cuts, squeezing."""
+"""The stateful runner on a small model that a dense computation checks: every logit of every row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import openvino as ov
 import pytest
 
 from appliance.backends.base import Chunk, Slot
+from appliance.backends.block_kv_cache import BlockKVCache
+from appliance.backends.stateful import batch as batch_module
 from appliance.backends.stateful import runner as runner_module
+from appliance.backends.stateful.host_blocks import HostBlocks, KVShape
+from appliance.backends.stateful.model import add_new_kv
 from appliance.backends.stateful.runner import StatefulRunner
 from appliance.errors import BackendError
-from tests.tiny_ir import VOCAB_SIZE, Weights, model, reference_logits
+from tests.tiny_ir import DIM, VOCAB_SIZE, Weights, model, reference_logits
 
-MAX_HOLES = runner_module._MAX_HOLES
-MAX_HOLES_WHEN_IDLE = runner_module._MAX_HOLES_WHEN_IDLE
 WEIGHTS = Weights()
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+SHAPE = KVShape(num_variables=2, num_heads=1, head_dim=DIM)
+NUM_BLOCKS = 300
+MAX_SLOTS = 4
 
 
-class Compiled:
-    """A compiled model that lets its infer request's state be looked at."""
+class CountingRequest:
+    """An infer request whose passes are counted and whose state can be looked at."""
 
-    def __init__(self) -> None:
-        self._compiled = ov.Core().compile_model(model(WEIGHTS), "CPU", FLOAT32)
+    def __init__(self, request: ov.InferRequest) -> None:
+        self._request = request
+        self.shapes: list[tuple[int, int]] = []
+        self.num_resets = 0
 
-    def create_infer_request(self) -> ov.InferRequest:
-        self.request = self._compiled.create_infer_request()
-        return self.request
+    def infer(self, inputs: Mapping[str, np.ndarray], share_inputs: bool) -> None:
+        rows, tokens = inputs["input_ids"].shape
+        self.shapes.append((rows, tokens))
+        self._request.infer(inputs, share_inputs=share_inputs)
+
+    def reset_state(self) -> None:
+        self.num_resets += 1
+        self._request.reset_state()
+
+    def query_state(self) -> list[ov.VariableState]:
+        return list(self._request.query_state())
+
+    def get_output_tensor(self, index: int) -> ov.Tensor:
+        return self._request.get_output_tensor(index)
 
     @property
     def state_length(self) -> int:
         """Positions in the state, tokens and holes."""
-        (length,) = {variable.state.shape[2] for variable in self.request.query_state()}
+        (length,) = {variable.state.shape[2] for variable in self._request.query_state()}
         return int(length)
 
 
-class Row:
-    """The one row of a runner, driven as the scheduler does; knows which tokens must count."""
+class Compiled:
+    """A compiled model that remembers its infer requests."""
+
+    def __init__(self) -> None:
+        edited = model(WEIGHTS)
+        add_new_kv(edited)
+        self._compiled = ov.Core().compile_model(edited, "CPU", FLOAT32)
+        self.requests: list[CountingRequest] = []
+
+    def create_infer_request(self) -> CountingRequest:
+        self.requests.append(CountingRequest(self._compiled.create_infer_request()))
+        return self.requests[-1]
+
+    def take_shapes(self) -> list[tuple[int, int]]:
+        """(rows, tokens) of the passes since the last call."""
+        shapes = [shape for request in self.requests for shape in request.shapes]
+        for request in self.requests:
+            request.shapes.clear()
+        return shapes
+
+
+class Sequences:
+    """A backend driven as the engine does; knows which tokens each slot must hold."""
 
     def __init__(self, compiled: Compiled) -> None:
+        compiled.requests.clear()
         self.compiled = compiled
-        self.runner = StatefulRunner(compiled, max_model_len=4096, vocab_size=VOCAB_SIZE)
-        self.token_ids: list[int] = []
+        self.kv = BlockKVCache(
+            num_blocks=NUM_BLOCKS, max_slots=MAX_SLOTS, max_model_len=4000, bytes_per_block=1
+        )
+        self.runner = StatefulRunner(
+            compiled,
+            self.kv,
+            HostBlocks(NUM_BLOCKS, SHAPE, "f32"),
+            max_slots=MAX_SLOTS,
+            max_model_len=4000,
+            vocab_size=VOCAB_SIZE,
+        )
+        self.texts: dict[Slot, list[int]] = {}
         self._random = np.random.default_rng(0)
+        self._num_prompts = 0
 
-    def forward(self, start: int, num_tokens: int, num_logits: int = 1) -> None:
-        """Cut to `start`, compute `num_tokens` random ones, and check every logit asked for."""
-        new = self._random.integers(0, VOCAB_SIZE, num_tokens).tolist()
-        self.token_ids = [*self.token_ids[:start], *new]
-        logits = self.runner.forward([Chunk(Slot(0), tuple(new), start, num_logits)])
-        assert logits.shape == (num_logits, VOCAB_SIZE)
+    def random_ids(self, number: int) -> list[int]:
+        ids: list[int] = self._random.integers(0, VOCAB_SIZE, number).tolist()
+        return ids
+
+    def prompt(self, number: int) -> list[int]:
+        """As many random tokens, of which the first is another one each time."""
+        self._num_prompts += 1
+        return [self._num_prompts % VOCAB_SIZE, *self.random_ids(number - 1)]
+
+    def start(self, prompt_ids: Sequence[int], chunk: int = 10_000) -> Slot:
+        """Seat a sequence and prefill it."""
+        allocation = self.kv.allocate(prompt_ids)
+        assert allocation is not None
+        slot, at = allocation.slot, allocation.num_cached_tokens
+        self.texts[slot] = list(prompt_ids[:at])
+        while at < len(prompt_ids):
+            self.step({slot: prompt_ids[at : at + chunk]})
+            at += chunk
+        return slot
+
+    def step(
+        self, new: Mapping[Slot, Sequence[int]], rejected: Mapping[Slot, int] | None = None
+    ) -> None:
+        """One pass with these tokens, all logits checked; then forget the `rejected` last ones."""
+        chunks, expected = [], []
+        for slot, token_ids in new.items():
+            start = len(self.texts[slot])
+            assert self.kv.reserve(slot, len(token_ids))
+            chunks.append(Chunk(slot, tuple(token_ids), start, len(token_ids)))
+            self.texts[slot] += token_ids
+            expected.append(reference_logits(WEIGHTS, self.texts[slot])[start:])
+        logits = self.runner.forward(chunks)
         assert logits.dtype == np.float32
-        if num_logits:
-            expected = reference_logits(WEIGHTS, self.token_ids)[-num_logits:]
-            assert np.abs(logits - expected).max() < 1e-3
+        assert np.abs(logits - np.concatenate(expected)).max() < 1e-3
+        for slot, token_ids in new.items():
+            kept = len(token_ids) - (rejected or {}).get(slot, 0)
+            self.kv.commit(slot, token_ids[:kept])
+            del self.texts[slot][len(self.texts[slot]) - len(token_ids) + kept :]
 
-    @property
-    def num_holes(self) -> int:
-        return self.compiled.state_length - len(self.token_ids)
+    def decode(self, *slots: Slot, times: int = 1) -> None:
+        for _ in range(times):
+            self.step({slot: self.random_ids(1) for slot in slots})
+
+    def end(self, slot: Slot) -> None:
+        self.kv.free(slot, keep_prefix=True)
+        del self.texts[slot]
 
 
 @pytest.fixture(scope="module")
@@ -68,120 +151,214 @@ def compiled() -> Compiled:
 
 
 @pytest.fixture
-def row(compiled: Compiled) -> Row:
-    return Row(compiled)
+def sequences(compiled: Compiled) -> Sequences:
+    return Sequences(compiled)
 
 
-def test_the_small_model_is_the_dense_computation(row: Row) -> None:
-    row.forward(0, 12, num_logits=12)
+def test_the_small_model_is_the_dense_computation(sequences: Sequences) -> None:
+    slot = sequences.start(sequences.prompt(12))
+    sequences.decode(slot, times=5)
+    assert sequences.compiled.take_shapes() == [(1, 12)] + [(1, 1)] * 5
+
+
+def test_a_prompt_is_prefilled_alone_and_decodes_with_the_others(sequences: Sequences) -> None:
+    first = sequences.start(sequences.prompt(30))
+    sequences.decode(first, times=3)
+    sequences.compiled.take_shapes()
+    second = sequences.start(sequences.prompt(70))
+    assert sequences.compiled.take_shapes() == [(1, 70)]
+    sequences.decode(first, second, times=3)
+    assert sequences.compiled.take_shapes() == [(2, 1)] * 3
+    third = sequences.start(sequences.prompt(5), chunk=2)
+    assert sequences.compiled.take_shapes() == [(1, 2), (1, 2), (1, 1)]
+    sequences.decode(second, third, first)
+    assert sequences.compiled.take_shapes() == [(3, 1)]
+
+
+def test_one_that_ends_leaves_and_the_others_go_on(sequences: Sequences) -> None:
+    slots = [sequences.start(sequences.prompt(n)) for n in (40, 9, 17)]
+    sequences.decode(*slots, times=2)
+    sequences.end(slots[0])
+    sequences.compiled.take_shapes()
+    sequences.decode(slots[2], slots[1], times=4)
+    sequences.end(slots[2])
+    sequences.decode(slots[1], times=2)
+    assert sequences.compiled.take_shapes() == [(2, 1)] * 4 + [(1, 1)] * 2
+
+
+def test_a_long_one_does_not_make_the_short_ones_long(sequences: Sequences) -> None:
+    long = sequences.start(sequences.prompt(runner_module._MAX_PADDING - 100))
+    short = [sequences.start(sequences.prompt(20)) for _ in range(3)]
+    sequences.compiled.take_shapes()
+    sequences.decode(long, *short, times=2)
+    assert sorted(sequences.compiled.take_shapes()) == [(1, 1)] * 2 + [(3, 1)] * 2
+
+
+def test_joining_waits_until_passes_apart_have_cost_as_much(sequences: Sequences) -> None:
+    length = runner_module._POSITIONS_WORTH_A_PASS
+    slots = [sequences.start(sequences.prompt(length)) for _ in range(2)]
+    sequences.compiled.take_shapes()
+    sequences.decode(*slots, times=6)
+    assert sorted(sequences.compiled.take_shapes()) == [(1, 1)] * 4 + [(2, 1)] * 4
+
+
+def test_rejected_drafts_of_different_lengths(sequences: Sequences) -> None:
+    slots = [sequences.start(sequences.prompt(n)) for n in (12, 33, 5)]
+    for _ in range(30):
+        drafts = {slot: sequences.random_ids(1 + (slot * 2) % 5) for slot in slots}
+        sequences.step(drafts, rejected={slot: len(ids) - 1 for slot, ids in drafts.items()})
+    assert sequences.compiled.take_shapes().count((3, 5)) == 30
+
+
+def test_a_row_that_sits_out_a_pass_is_as_it_was(sequences: Sequences) -> None:
+    slots = [sequences.start(sequences.prompt(n)) for n in (12, 33, 5)]
+    sequences.decode(*slots)
+    sequences.compiled.take_shapes()
+    sequences.decode(slots[1])
+    sequences.step({slots[0]: sequences.random_ids(3)})
+    assert sequences.compiled.take_shapes() == [(3, 1), (3, 3)]
+    sequences.decode(*slots, times=2)
+
+
+def test_the_next_turn_goes_on_where_the_last_one_ended(sequences: Sequences) -> None:
+    slot = sequences.start(sequences.prompt(50))
+    sequences.decode(slot, times=3)
+    text = list(sequences.texts[slot])
+    sequences.end(slot)
+    num_requests = len(sequences.compiled.requests)
+    sequences.compiled.take_shapes()
+    slot = sequences.start([*text, 1, 2, 3])
+    assert sequences.compiled.take_shapes() == [(1, 3)]
+    assert len(sequences.compiled.requests) == num_requests
+    assert sequences.compiled.requests[0].state_length == len(text) + 3, "nothing was filled anew"
+    sequences.decode(slot)
+
+
+def test_a_known_text_is_filled_in_when_its_row_is_gone(sequences: Sequences) -> None:
+    text = sequences.prompt(50)
+    sequences.end(sequences.start(text))
     for _ in range(5):
-        row.forward(len(row.token_ids), 1)
-    assert row.num_holes == 0
+        sequences.end(sequences.start(sequences.prompt(20)))
+    sequences.compiled.take_shapes()
+    slot = sequences.start([*text, 1, 2, 3])
+    assert sequences.compiled.take_shapes() == [(1, 3)]
+    sequences.decode(slot)
 
 
-def test_what_is_cut_stays_as_holes_that_do_not_count(row: Row) -> None:
-    row.forward(0, 20)
-    row.forward(15, 3, num_logits=3)
-    assert row.num_holes == 5
-    row.forward(4, 2)
-    assert row.num_holes == 5 + 14
-    row.forward(len(row.token_ids), 1)
-    assert row.num_holes == 19
+def test_a_beginning_is_shared_by_those_who_run(sequences: Sequences) -> None:
+    system = sequences.prompt(40)
+    first = sequences.start([*system, 1, 2])
+    sequences.decode(first, times=2)
+    second = sequences.start([*system, 3, 4, 5])
+    sequences.decode(first, second)
+    third = sequences.start(system)
+    sequences.compiled.take_shapes()
+    sequences.decode(first, second, third, times=2)
+    assert sequences.compiled.take_shapes() == [(3, 1)] * 2
+    assert sequences.kv.stats().num_hit_tokens == 40 + 39
 
 
-def test_a_start_at_the_end_cuts_nothing(row: Row) -> None:
-    row.forward(0, 20)
-    row.forward(20, 5, num_logits=2)
-    assert row.num_holes == 0
+def test_one_of_many_that_have_ended_is_gone_on_with(sequences: Sequences) -> None:
+    slots = [sequences.start(sequences.prompt(n)) for n in (12, 33, 5)]
+    sequences.decode(*slots, times=2)
+    texts = [list(sequences.texts[slot]) for slot in slots]
+    for slot in slots:
+        sequences.end(slot)
+    sequences.compiled.take_shapes()
+    slot = sequences.start([*texts[1], 7])
+    sequences.decode(slot)
+    assert sequences.compiled.take_shapes() == [(1, 1)] * 2
 
 
-def test_a_start_at_zero_empties_the_state(row: Row) -> None:
-    row.forward(0, 20)
-    row.forward(5, 10)
-    row.forward(0, 3, num_logits=3)
-    assert (row.compiled.state_length, row.num_holes) == (3, 0)
-
-
-def test_a_runner_begins_empty(compiled: Compiled) -> None:
-    Row(compiled).forward(0, 20)
-    row = Row(compiled)
-    row.forward(0, 4)
-    assert row.compiled.state_length == 4
-
-
-def test_as_many_holes_as_allowed_are_kept_and_one_more_is_too_many(row: Row) -> None:
-    row.forward(0, MAX_HOLES + 10)
-    row.forward(10, 5)
-    assert row.num_holes == MAX_HOLES
-    row.forward(14, 1)
-    assert row.num_holes == 0
-    row.forward(len(row.token_ids), 3, num_logits=3)
-    row.forward(6, 2)
-    assert row.num_holes == len(range(6, 18))
-
-
-def test_idle_squeezes_earlier_and_not_for_a_few(row: Row) -> None:
-    row.forward(0, MAX_HOLES_WHEN_IDLE + 20)
-    row.forward(20, 1)
-    assert row.num_holes == MAX_HOLES_WHEN_IDLE
-    row.runner.idle()
-    assert row.num_holes == MAX_HOLES_WHEN_IDLE
-    row.forward(20, 1)
-    assert row.num_holes == MAX_HOLES_WHEN_IDLE + 1
-    row.runner.idle()
-    assert row.num_holes == 0
-    row.forward(len(row.token_ids), 4, num_logits=4)
-    row.forward(3, 4, num_logits=4)
-
-
-def test_a_row_longer_than_the_mask_s_first_room(row: Row) -> None:
-    row.forward(0, 700)
-    row.forward(600, 900, num_logits=3)
-    assert row.num_holes == 100
-    row.forward(1500, 1500, num_logits=3)
-    row.forward(2999, 2)
-    assert row.num_holes == 101
-
-
-@pytest.mark.parametrize("max_holes", [0, 7, MAX_HOLES])
-def test_any_order_of_cuts_and_chunks_computes_what_counts(
-    row: Row, monkeypatch: pytest.MonkeyPatch, max_holes: int
+def test_holes_go_when_they_have_cost_more_than_that(
+    sequences: Sequences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner_module, "_MAX_HOLES", max_holes)
-    monkeypatch.setattr(runner_module, "_MAX_HOLES_WHEN_IDLE", max_holes // 2)
+    monkeypatch.setattr(batch_module, "_HOLES_PER_FILLING", 100)
+    slot = sequences.start(sequences.prompt(20))
+    (request,) = sequences.compiled.requests
+    sequences.step({slot: sequences.random_ids(30)}, rejected={slot: 30})
+    assert request.state_length == 50
+    sequences.decode(slot, times=2)
+    assert request.state_length == 52
+    sequences.decode(slot, times=10)
+    assert request.state_length == 32
+
+
+def test_holes_go_at_once_before_a_long_chunk(sequences: Sequences) -> None:
+    slot = sequences.start(sequences.prompt(20))
+    sequences.step({slot: sequences.random_ids(100)}, rejected={slot: 100})
+    sequences.step({slot: sequences.random_ids(100)})
+    (request,) = sequences.compiled.requests
+    assert request.state_length == 120
+
+
+def test_idle_gives_back_what_nobody_is_likely_to_go_on_with(sequences: Sequences) -> None:
+    texts = [sequences.prompt(20 + n) for n in range(4)]
+    slots = [sequences.start(text) for text in texts]
+    sequences.runner.idle()
+    sequences.decode(*slots)
+    for slot in slots:
+        sequences.end(slot)
+    sequences.runner.idle()
+    assert len(sequences.runner._batches) <= runner_module._MAX_RESIDENT
+    for text in texts:
+        slot = sequences.start([*text, 5])
+        sequences.decode(slot)
+        sequences.end(slot)
+
+
+def test_close_gives_the_kv_back(sequences: Sequences) -> None:
+    sequences.start(sequences.prompt(20))
+    sequences.runner.close()
+    assert not sequences.runner._batches
+    sequences.runner.close()
+
+
+@pytest.mark.parametrize("filling", [0, batch_module._HOLES_PER_FILLING])
+@pytest.mark.parametrize("padding", [60, runner_module._MAX_PADDING])
+def test_any_order_of_events_computes_what_counts(
+    sequences: Sequences, monkeypatch: pytest.MonkeyPatch, filling: int, padding: int
+) -> None:
+    monkeypatch.setattr(batch_module, "_HOLES_PER_FILLING", filling)
+    monkeypatch.setattr(batch_module, "_HOLES_PER_FILLED_POSITION", 7 if filling else 0)
+    monkeypatch.setattr(runner_module, "_MAX_PADDING", padding)
     random = np.random.default_rng(1)
-    for _ in range(150):
-        length = len(row.token_ids)
-        # Mostly a step or a few drafts taken back, now and then another prompt.
-        start = length - int(random.integers(0, 4)) if random.random() < 0.8 else 0
-        start = max(0, start if random.random() < 0.9 else int(random.integers(0, length + 1)))
-        num_tokens = int(random.integers(1, 20))
-        row.forward(start, num_tokens, int(random.integers(0, num_tokens + 1)))
-        assert row.num_holes <= max_holes
-        if random.random() < 0.2:
-            row.runner.idle()
-            assert row.num_holes <= max_holes // 2
+    known: list[list[int]] = [[]]
+    for _ in range(300):
+        slots = list(sequences.texts)
+        if len(slots) < MAX_SLOTS and random.random() < 0.2:
+            text = known[int(random.integers(0, len(known)))]
+            beginning = text[: int(random.integers(0, len(text) + 1))]
+            sequences.start([*beginning, *sequences.random_ids(int(random.integers(1, 50)))], 16)
+        elif slots and random.random() < 0.15:
+            slot = slots[int(random.integers(0, len(slots)))]
+            known.append(list(sequences.texts[slot]))
+            sequences.end(slot)
+            if random.random() < 0.3:
+                sequences.runner.idle()
+        elif slots:
+            some = [slot for slot in slots if random.random() < 0.9] or slots
+            new = {s: sequences.random_ids(int(random.integers(1, 5))) for s in some}
+            sequences.step(new, {s: int(random.integers(0, len(ids))) for s, ids in new.items()})
+        sequences.kv.check_integrity()
+    assert max(rows for rows, _ in sequences.compiled.take_shapes()) == MAX_SLOTS
 
 
-def test_close_gives_the_kv_back(row: Row) -> None:
-    row.forward(0, 20)
-    row.runner.close()
-    assert row.compiled.state_length == 0
-    row.runner.close()
+def test_limits_are_what_the_scheduler_asks_for(sequences: Sequences) -> None:
+    limits = sequences.runner.limits
+    assert (limits.max_slots, limits.mixes_phases) == (MAX_SLOTS, False)
+    assert (limits.max_model_len, limits.vocab_size) == (4000, VOCAB_SIZE)
 
 
-def test_limits_are_what_the_scheduler_asks_for(row: Row) -> None:
-    limits = row.runner.limits
-    assert (limits.max_slots, limits.mixes_phases) == (1, False)
-    assert (limits.max_model_len, limits.vocab_size) == (4096, VOCAB_SIZE)
-
-
-def test_what_openvino_cannot_compute_is_a_backend_error(compiled: Compiled) -> None:
+def test_what_openvino_cannot_compute_is_a_backend_error(sequences: Sequences) -> None:
     class Refusing:
         """An infer request on a machine that has run out of memory."""
 
         def infer(self, inputs: Mapping[str, object], share_inputs: bool) -> None:
             raise RuntimeError("could not allocate 7 bytes")
+
+        def query_state(self) -> list[object]:
+            return []
 
         def reset_state(self) -> None:
             pass
@@ -190,7 +367,9 @@ def test_what_openvino_cannot_compute_is_a_backend_error(compiled: Compiled) -> 
         def create_infer_request(self) -> Refusing:
             return Refusing()
 
-    broken = StatefulRunner(RefusingCompiled(), max_model_len=16, vocab_size=VOCAB_SIZE)
+    sequences.runner._compiled = RefusingCompiled()
+    allocation = sequences.kv.allocate((1, 2))
+    assert allocation is not None and sequences.kv.reserve(allocation.slot, 2)
     with pytest.raises(BackendError, match="could not allocate 7 bytes") as caught:
-        broken.forward([Chunk(Slot(0), (1, 2), 0, 1)])
+        sequences.runner.forward([Chunk(allocation.slot, (1, 2), 0, 1)])
     assert isinstance(caught.value.__cause__, RuntimeError)

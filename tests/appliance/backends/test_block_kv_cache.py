@@ -7,14 +7,14 @@ import random
 import pytest
 
 from appliance.backends.base import Slot
-from appliance.backends.paged.blocks import BLOCK_SIZE
-from appliance.backends.paged.kv import PagedKVCache
+from appliance.backends.block_kv_cache import BlockKVCache
+from appliance.backends.block_pool import BLOCK_SIZE
 
 BYTES_PER_BLOCK = 1000
 
 
-def cache(num_blocks: int = 16, max_slots: int = 4) -> PagedKVCache:
-    return PagedKVCache(
+def cache(num_blocks: int = 16, max_slots: int = 4) -> BlockKVCache:
+    return BlockKVCache(
         num_blocks=num_blocks,
         max_slots=max_slots,
         max_model_len=num_blocks * BLOCK_SIZE,
@@ -22,7 +22,7 @@ def cache(num_blocks: int = 16, max_slots: int = 4) -> PagedKVCache:
     )
 
 
-def start(kv: PagedKVCache, token_ids: list[int]) -> tuple[Slot, int]:
+def start(kv: BlockKVCache, token_ids: list[int]) -> tuple[Slot, int]:
     """Seat a sequence and compute all of it; its slot, and how many tokens were known."""
     allocation = kv.allocate(token_ids)
     assert allocation is not None
@@ -33,7 +33,7 @@ def start(kv: PagedKVCache, token_ids: list[int]) -> tuple[Slot, int]:
     return allocation.slot, allocation.num_cached_tokens
 
 
-def visit(kv: PagedKVCache, token_ids: list[int]) -> int:
+def visit(kv: BlockKVCache, token_ids: list[int]) -> int:
     """A sequence that comes, is computed and goes; how many of its tokens were known."""
     slot, num_cached = start(kv, token_ids)
     kv.free(slot, keep_prefix=True)

@@ -1,8 +1,11 @@
-"""Bookkeeping of the paged variant: block tables, prefix reuse to the token, eviction.
+"""Bookkeeping of both variants: block tables, prefix reuse to the token, eviction.
 
 Full blocks with the wanted content are shared as they are. Where a prompt leaves a known text in
 the middle of a block, that block is copied and the copy goes on: the runner carries out the copies
 this module orders before its next pass.
+
+What a block's KV lies in is the runner's: a tensor that paged attention reads, or host memory from
+which rows of a stateful KV cache are filled.
 """
 
 from __future__ import annotations
@@ -10,31 +13,38 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from appliance.backends.base import Allocation, KVStats, Slot
-from appliance.backends.paged.blocks import BLOCK_SIZE, ROOT, Block, BlockPool
+from appliance.backends.block_pool import BLOCK_SIZE, ROOT, Block, BlockPool
 
 
 @dataclass(slots=True)
 class _Table:
-    """One sequence's blocks in order; `num_tokens` of their tokens are computed."""
+    """One sequence's blocks in order; `num_tokens` of their tokens are computed.
+
+    `seat` tells one sequence in a slot from the next one in it.
+    """
 
     blocks: list[Block] = field(default_factory=list)
     num_tokens: int = 0
+    seat: int = 0
 
 
-class PagedKVCache:
+class BlockKVCache:
     """Owns the block tables of up to `max_slots` sequences over one pool."""
 
     def __init__(
         self, *, num_blocks: int, max_slots: int, max_model_len: int, bytes_per_block: int
     ) -> None:
+        self.num_blocks = num_blocks
         self._pool = BlockPool(num_blocks)
         self._max_model_len = max_model_len
         self._bytes_per_block = bytes_per_block
         self._free_slots = [Slot(index) for index in reversed(range(max_slots))]
         self._tables: dict[Slot, _Table] = {}
         self._copies: list[tuple[int, int]] = []
+        self._num_seated = 0
         self._num_queried_tokens = 0
         self._num_hit_tokens = 0
 
@@ -48,6 +58,8 @@ class PagedKVCache:
             return None
         self._copy_rest(table, token_ids)
         slot = self._free_slots.pop()
+        self._num_seated += 1
+        table.seat = self._num_seated
         self._tables[slot] = table
         self._num_queried_tokens += len(token_ids)
         self._num_hit_tokens += table.num_tokens
@@ -98,6 +110,20 @@ class PagedKVCache:
     def block_indices(self, slot: Slot) -> list[int]:
         """Where the slot's KV lies in the cache tensors, block by block. For the runner."""
         return [block.index for block in self._tables[slot].blocks]
+
+    def seat(self, slot: Slot) -> int | None:
+        """A number that no other sequence has or had; None when nobody sits in `slot`."""
+        table = self._tables.get(slot)
+        return None if table is None else table.seat
+
+    def seats(self) -> list[tuple[int, Slot]]:
+        """Who sits where now."""
+        return [(table.seat, slot) for slot, table in self._tables.items()]
+
+    def token_ids(self, slot: Slot, num_tokens: int) -> list[int]:
+        """The first `num_tokens` of the slot's tokens whose KV is computed."""
+        blocks = self._tables[slot].blocks[: _num_blocks(num_tokens)]
+        return list(chain.from_iterable(block.token_ids for block in blocks))[:num_tokens]
 
     def take_copies(self) -> list[tuple[int, int]]:
         """Copies (from, to) of whole blocks to be done, in this order, before the next pass.

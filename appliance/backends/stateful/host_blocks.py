@@ -1,0 +1,138 @@
+"""KV of all known tokens in host memory, block by block, to fill rows of the state from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.backends.block_pool import BLOCK_SIZE
+
+Precision = Literal["u8", "f16", "f32"]
+
+_LEVELS = np.float32(255)
+# A head whose 64 values are all the same has no range to divide by.
+_SMALLEST_STEP = np.float32(1e-12)
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """What one token's keys and values are: `num_variables` is two for each layer."""
+
+    num_variables: int
+    num_heads: int
+    head_dim: int
+
+
+class Storage(Protocol):
+    """How values lie in memory. Every array's first axis is the block."""
+
+    arrays: tuple[NDArray[Any], ...]
+
+    def put(self, block: int, offset: int, kv: NDArray[np.float32]) -> None:
+        """Keep `kv`, `(num_variables, num_heads, tokens, head_dim)`, from token `offset` on."""
+
+    def get(self, blocks: NDArray[np.intp], variable: int) -> NDArray[np.floating[Any]]:
+        """`(len(blocks), num_heads, BLOCK_SIZE, head_dim)` of one variable."""
+
+
+class HostBlocks:
+    """`num_blocks` blocks of `BLOCK_SIZE` tokens.
+
+    `precision` u8 keeps, for each token and head, 8-bit steps between the smallest and the largest
+    value, as OpenVINO's 8-bit KV cache itself does; f16 and f32 keep the values.
+    """
+
+    def __init__(self, num_blocks: int, shape: KVShape, precision: Precision) -> None:
+        self.shape = shape
+        self._storage = _storage(num_blocks, shape, precision)
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All that the blocks are; every array's first axis is the block."""
+        return self._storage.arrays
+
+    @staticmethod
+    def block_bytes(shape: KVShape, precision: Precision) -> int:
+        """What one block takes."""
+        return sum(array.nbytes for array in _storage(1, shape, precision).arrays)
+
+    def copy(self, source: int, target: int) -> None:
+        """Make block `target` equal to block `source`."""
+        for array in self.arrays:
+            array[target] = array[source]
+
+    def write(self, table: Sequence[int], start: int, kv: NDArray[np.float32]) -> None:
+        """Put `kv`, `(num_variables, num_heads, tokens, head_dim)`, at position `start` and on.
+
+        `table` holds the text's blocks in order and reaches to the end of what is written.
+        """
+        written, num_tokens = 0, kv.shape[2]
+        while written < num_tokens:
+            block, offset = divmod(start + written, BLOCK_SIZE)
+            end = written + min(BLOCK_SIZE - offset, num_tokens - written)
+            self._storage.put(table[block], offset, kv[:, :, written:end])
+            written = end
+
+    def read(
+        self, variable: int, table: Sequence[int], num_tokens: int, out: NDArray[np.float32]
+    ) -> None:
+        """Fill `out`, `(num_heads, num_tokens or more, head_dim)`, from the beginning."""
+        blocks = np.asarray(table[: -(-num_tokens // BLOCK_SIZE)], dtype=np.intp)
+        values = self._storage.get(blocks, variable)
+        for i in range(len(blocks)):
+            begin, end = i * BLOCK_SIZE, min((i + 1) * BLOCK_SIZE, num_tokens)
+            out[:, begin:end] = values[i, :, : end - begin]
+
+
+class _Floats:
+    """The values themselves."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> None:
+        # Zero pages until they are written: blocks that were never used cost no memory.
+        self._values = np.zeros(shape, dtype)
+        self.arrays: tuple[NDArray[Any], ...] = (self._values,)
+
+    def put(self, block: int, offset: int, kv: NDArray[np.float32]) -> None:
+        self._values[block, :, :, offset : offset + kv.shape[2]] = kv
+
+    def get(self, blocks: NDArray[np.intp], variable: int) -> NDArray[np.floating[Any]]:
+        values: NDArray[np.floating[Any]] = self._values[blocks, variable]
+        return values
+
+
+class _Steps:
+    """8-bit steps between the smallest and the largest value of each token and head."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._steps = np.zeros(shape, np.uint8)
+        self._smallest = np.zeros((*shape[:-1], 1), np.float32)
+        self._size = np.zeros((*shape[:-1], 1), np.float32)
+        self.arrays: tuple[NDArray[Any], ...] = (self._steps, self._smallest, self._size)
+
+    def put(self, block: int, offset: int, kv: NDArray[np.float32]) -> None:
+        smallest = kv.min(axis=-1, keepdims=True)
+        size = np.maximum((kv.max(axis=-1, keepdims=True) - smallest) / _LEVELS, _SMALLEST_STEP)
+        steps = kv - smallest
+        steps /= size
+        place = (block, slice(None), slice(None), slice(offset, offset + kv.shape[2]))
+        self._steps[place] = np.rint(steps, out=steps)
+        self._smallest[place] = smallest
+        self._size[place] = size
+
+    def get(self, blocks: NDArray[np.intp], variable: int) -> NDArray[np.floating[Any]]:
+        values: NDArray[np.float32] = np.multiply(
+            self._steps[blocks, variable], self._size[blocks, variable], dtype=np.float32
+        )
+        values += self._smallest[blocks, variable]
+        return values
+
+
+def _storage(num_blocks: int, shape: KVShape, precision: Precision) -> Storage:
+    whole = (num_blocks, shape.num_variables, shape.num_heads, BLOCK_SIZE, shape.head_dim)
+    if precision == "u8":
+        return _Steps(whole)
+    return _Floats(whole, np.float16 if precision == "f16" else np.float32)
