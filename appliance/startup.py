@@ -19,6 +19,7 @@ from appliance.config import Config
 from appliance.engine.engine import Engine
 from appliance.engine.sampling_params import SamplingParams
 from appliance.errors import BackendError, ModelDirError
+from appliance.heap import trim_heap
 from appliance.metrics import Metrics
 from appliance.model_dir import CHAT_TEMPLATE, Manifest
 
@@ -78,6 +79,8 @@ async def warm_up(engine: Engine, manifest: Manifest) -> float:
     if tuple(answered) != golden.greedy_ids[: len(answered)]:
         # Not fatal: another CPU may round a near tie the other way.
         _log.warning("the golden prompt's answer differs from the manifest's on this CPU")
+    # Of reading tokenizer and IR, much is left that nobody needs any more.
+    trim_heap()
     return time.perf_counter() - started
 
 

@@ -27,11 +27,12 @@ VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MAY_IMPORT = {
     "appliance/errors.py": set(),
     "appliance/metrics/*": {"metrics"},
+    "appliance/heap.py": set(),
     "appliance/notify.py": set(),
     "appliance/model_dir.py": {"errors"},
     "appliance/config/*": {"errors", "config"},
     "appliance/backends/base.py": set(),
-    "appliance/backends/*": {"errors", "config", "model_dir", "backends"},
+    "appliance/backends/*": {"errors", "config", "heap", "model_dir", "backends"},
     "appliance/engine/*": {"errors", "engine", "backends.base", "metrics"},
     "appliance/chat/*": {"errors", "config", "model_dir", "chat", "engine", "metrics"},
     "appliance/api/*": {"errors", "api", "chat", "engine.sequence", "service", "metrics"},

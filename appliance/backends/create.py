@@ -11,6 +11,7 @@ from appliance.backends.block_pool import BLOCK_SIZE
 from appliance.backends.compile_options import CompileOptions, default_cache_dir
 from appliance.config import EngineConfig
 from appliance.errors import ConfigError
+from appliance.heap import bound_heap
 from appliance.model_dir import Manifest
 
 # A longer window than this is rarely wanted on such a box, and its KV would fill the memory.
@@ -26,6 +27,7 @@ def create_backend(config: EngineConfig, model_dir: Path, manifest: Manifest) ->
 
     Raises `ConfigError` for a setting the model cannot meet, `ModelDirError`, `BackendError`.
     """
+    bound_heap()
     create = {"stateful": _create_stateful, "paged": _create_paged}[config.kv_cache]
     return create(config, model_dir, manifest)
 

@@ -20,6 +20,7 @@ from appliance.backends.shared_prefix import shared_length
 from appliance.backends.stateful.batch import Batch, Row
 from appliance.backends.stateful.host_blocks import HostBlocks
 from appliance.errors import BackendError
+from appliance.heap import trim_heap
 
 # Batches whose sequences have ended and that still hold their rows: to go on with one of these
 # costs no filling.
@@ -63,7 +64,10 @@ class StatefulRunner:
         """Give back what batches hold that nobody is likely to go on with."""
         idle = sorted(self._idle_batches(), key=lambda batch: batch.last_used, reverse=True)
         resident = [batch for batch in idle if batch.rows][:_MAX_RESIDENT]
-        self._batches = [b for b in self._batches if b not in idle or b in resident]
+        kept = [b for b in self._batches if b not in idle or b in resident]
+        if len(kept) < len(self._batches):
+            self._batches = kept
+            trim_heap()
 
     def close(self) -> None:
         self._batches.clear()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.backends.block_kv_cache import BlockKVCache
+from appliance.backends.block_pool import BLOCK_SIZE
 from appliance.backends.compile_options import CompileOptions
 from appliance.backends.create import compile_options, create_backend
 from appliance.backends.paged.model import check_release
@@ -90,12 +92,32 @@ def test_bytes_of_kv_follow_the_model_s_sizes_and_the_precision(
     )
     backend = create_backend(config, model_dir, manifest)
     allocation = backend.kv.allocate((1, 2, 3))
-    assert allocation is not None
+    assert allocation is not None and backend.kv.reserve(allocation.slot, 3)
     backend.kv.commit(allocation.slot, (1, 2, 3))
     shape = manifest.architecture
-    one_token = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * bytes_per_value
-    assert backend.kv.stats().num_bytes == 3 * one_token
+    num_heads = 2 * shape.num_layers * shape.num_kv_heads
+    # Two float32 a head tell what its 8-bit steps mean.
+    one_token = num_heads * (shape.head_dim * bytes_per_value + (8 if bytes_per_value == 1 else 0))
+    assert backend.kv.stats().num_bytes == BLOCK_SIZE * one_token
     backend.runner.close()
+
+
+@pytest.mark.model
+def test_prefixes_have_the_room_that_was_configured_or_that_one_sequence_needs(
+    model_dir: Path, compile_cache: Path
+) -> None:
+    manifest = read_manifest(model_dir)
+    config = EngineConfig(compile_cache_dir=compile_cache)
+
+    def capacity(**settings: int) -> int:
+        kv = create_backend(dataclasses.replace(config, **settings), model_dir, manifest).kv
+        assert isinstance(kv, BlockKVCache)
+        return kv.num_blocks * BLOCK_SIZE
+
+    assert capacity(prefix_cache_mb=300) > 2 * capacity(prefix_cache_mb=120) > 0
+    assert capacity(max_model_len=8192) >= 8192
+    with pytest.raises(ConfigError, match=r"engine\.prefix_cache_mb = 2: one sequence of 8192"):
+        capacity(prefix_cache_mb=2)
 
 
 def test_choices_left_open_are_not_passed_on(tmp_path: Path) -> None:

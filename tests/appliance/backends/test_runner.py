@@ -1,4 +1,4 @@
-"""The stateful runner on a small model that a dense computation checks: every logit of every row."""
+"""The stateful runner on a small model: every logit is checked by a dense computation."""
 
 from __future__ import annotations
 
