@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from appliance.backends.base import Backend
 from appliance.backends.block_kv_cache import BlockKVCache
 from appliance.backends.block_pool import BLOCK_SIZE
 from appliance.backends.compile_options import CompileOptions, default_cache_dir
+from appliance.backends.kv_precision import kv_precision
 from appliance.config import EngineConfig
 from appliance.errors import ConfigError
 from appliance.heap import bound_heap
@@ -44,8 +44,7 @@ def _create_stateful(config: EngineConfig, model_dir: Path, manifest: Manifest) 
 
     model = manifest.architecture
     shape = KVShape(2 * model.num_layers, model.num_kv_heads, model.head_dim)
-    # As exact as the state that is filled from them, whose own choice is 8 bit.
-    precision = "u8" if config.kv_cache_precision == "auto" else config.kv_cache_precision
+    precision = kv_precision(config)  # as exact as the state that is filled from them
     block_bytes = HostBlocks.block_bytes(shape, precision)
     kv = _block_kv_cache(
         config, "prefix_cache_mb", config.prefix_cache_mb, max_model_len, block_bytes
@@ -66,10 +65,7 @@ def _create_paged(config: EngineConfig, model_dir: Path, manifest: Manifest) -> 
     from appliance.backends.paged.model import block_bytes, compile_paged
     from appliance.backends.paged.runner import PagedRunner
 
-    # The plugin's own choice for paged attention is 16 bit on some CPUs: twice the memory.
-    precision = "u8" if config.kv_cache_precision == "auto" else config.kv_cache_precision
-    options = dataclasses.replace(compile_options(config), kv_cache_precision=precision)
-    compiled = compile_paged(model_dir, options)
+    compiled = compile_paged(model_dir, compile_options(config))
     kv = _block_kv_cache(
         config, "kv_cache_mb", config.kv_cache_mb, max_model_len, block_bytes(compiled)
     )
@@ -120,7 +116,7 @@ def compile_options(config: EngineConfig) -> CompileOptions:
             _DYNAMIC_QUANTIZATION_GROUP_SIZE if group_size is None else group_size
         ),
         inference_precision=_unless_auto(config.inference_precision),
-        kv_cache_precision=_unless_auto(config.kv_cache_precision),
+        kv_cache_precision=kv_precision(config),
         cache_dir=config.compile_cache_dir or default_cache_dir(),
     )
 

@@ -56,21 +56,6 @@ def ir_path(model_dir: Path) -> Path:
     return path
 
 
-def kv_precision_of_ir(model_dir: Path) -> str:
-    """What OpenVINO stores keys and values in when no property says: u8, unless the IR asks for
-    something else, as optimum-intel makes it ask for f16.
-
-    Raises `ModelDirError` when there is no IR, `BackendError` when it cannot be read.
-    """
-    path = ir_path(model_dir)
-    try:
-        model = ov.Core().read_model(path)
-    except RuntimeError as error:
-        raise BackendError(f"OpenVINO cannot read {path}: {refusal(error)}") from error
-    place = ["runtime_options", "KV_CACHE_PRECISION"]
-    return str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else "u8"
-
-
 def cpu_capabilities() -> frozenset[str]:
     """What OpenVINO says this CPU computes in, such as `INT8`, `BF16`."""
     return frozenset(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))

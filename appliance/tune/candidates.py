@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from appliance.backends.compile_options import CompileOptions
-from appliance.backends.kv_precision import BYTES_PER_VALUE
+from appliance.backends.kv_precision import BYTES_PER_VALUE, KVPrecision
 from appliance.config import EngineConfig
 from appliance.model_dir import Architecture
 from appliance.tune.identity import num_usable_cpus
 
 # A group of 0 (none) and one per row are two to three times slower in prefill on every CPU tried.
 _GROUP_SIZES = (64, 256, 32)
-_KV_PRECISIONS = ("u8", "f16")  # f32 computes as f16 does, in twice the memory
+_KV_PRECISIONS: tuple[KVPrecision, ...] = (
+    "u8",
+    "f16",
+)  # f32 computes as f16 does, in twice the memory
 _PREFILL_CHUNKS = (64, 256)
 _SMT_ACTIVE = Path("/sys/devices/system/cpu/smt/active")
 
@@ -64,7 +67,7 @@ def this_cpu(capabilities: frozenset[str]) -> Cpu:
 
 
 def property_candidates(
-    default: CompileOptions, kv_precision: str, cpu: Cpu, architecture: Architecture
+    default: CompileOptions, kv_precision: KVPrecision, cpu: Cpu, architecture: Architecture
 ) -> Iterator[Candidate]:
     """Changes of what the model is compiled with; each is loaded by itself.
 
@@ -118,12 +121,11 @@ def _thread_counts(cpu: Cpu) -> Iterator[int]:
         yield cores - 1  # leaves one to the rest of the machine; of two, none can be spared
 
 
-def _kv_precisions(default: str, architecture: Architecture) -> Iterator[Candidate]:
+def _kv_precisions(default: KVPrecision, architecture: Architecture) -> Iterator[Candidate]:
     values = 2 * architecture.num_layers * architecture.num_kv_heads * architecture.head_dim
     size = {name: values * of_one / 1000 for name, of_one in BYTES_PER_VALUE.items()}
     for precision in _KV_PRECISIONS:
-        # Of a default that we do not know, it cannot be said what another precision costs.
-        if default in size and precision != default:
+        if precision != default:
             yield Candidate(
                 f"kv {precision}",
                 {"kv_cache_precision": precision},

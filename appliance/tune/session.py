@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from appliance.backends.create import compile_options, create_backend
-from appliance.backends.kv_precision import kv_precision
+from appliance.backends.kv_precision import KVPrecision, kv_precision
 from appliance.config import EngineConfig, LoadedConfig
 from appliance.errors import ConfigError
 from appliance.model_dir import Manifest, read_manifest, verify_files
@@ -40,7 +40,7 @@ class Machine:
     """What is tuned; tests put another one in its place. `kv_precision` is the default's."""
 
     cpu: Cpu
-    kv_precision: str
+    kv_precision: KVPrecision
     load: Load
 
 
@@ -96,7 +96,7 @@ def this_machine(engine: EngineConfig, model_dir: Path, manifest: Manifest) -> M
     def load(config: EngineConfig) -> Contestant:
         return BackendContestant(create_backend(config, model_dir, manifest))
 
-    return Machine(this_cpu(cpu_capabilities()), kv_precision(engine, model_dir), load)
+    return Machine(this_cpu(cpu_capabilities()), kv_precision(engine), load)
 
 
 def _candidates(

@@ -9,6 +9,7 @@ from itertools import cycle
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.backends.kv_precision import KVPrecision
 from appliance.config import EngineConfig
 from appliance.errors import BackendError
 from appliance.tune.candidates import Cpu
@@ -53,7 +54,7 @@ class ScriptedMachine:
         self.most_open = max(self.most_open, self.num_open)
         return ScriptedContestant(self, config)
 
-    def as_machine(self, cpu: Cpu | None = None, kv_precision: str = "u8") -> Machine:
+    def as_machine(self, cpu: Cpu | None = None, kv_precision: KVPrecision = "u8") -> Machine:
         return Machine(cpu or Cpu(4, smt=False, bf16=False), kv_precision, self.load)
 
 
