@@ -46,7 +46,7 @@ class Scheduler:
         self._prefill_chunk_busy = min(prefill_chunk, prefill_chunk_busy or prefill_chunk)
         self._planner = DraftPlanner(max_draft_tokens, pads_rows=limits.pads_rows)
         self._prefilled_last = False
-        self._shortest_first = False
+        self._shortest_first = True
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -147,7 +147,10 @@ class Scheduler:
     ) -> list[tuple[Sequence, int]]:
         """Which prompts go on in this step, and by how many tokens each."""
         budget = self._prefill_chunk_busy if busy else self._prefill_chunk
-        self._shortest_first = not self._shortest_first
+        # Steps without a prompt do not count: where every other step is one, the order would
+        # never change.
+        if self._prefilled_last:
+            self._shortest_first = not self._shortest_first
         if self._shortest_first:
             prefilling = sorted(prefilling, key=lambda s: s.num_pending_tokens)
         shares = []

@@ -188,6 +188,24 @@ def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
     assert long.token_ids == answer(tuple(range(60)), 2)
 
 
+@pytest.mark.parametrize("num_steps", range(4))
+def test_a_short_prompt_overtakes_a_long_one_where_phases_take_turns(num_steps: int) -> None:
+    """Whichever turn it was when it came."""
+    bench = Bench(prefill_chunk=4)
+    bench.add(1, max_tokens=40)
+    bench.step()
+    long = bench.add(*range(60), max_tokens=1)
+    for _ in range(num_steps):
+        bench.step()
+    short = bench.add(100, 50, 51, max_tokens=1)
+    steps = [bench.step() for _ in range(4)]
+    assert short.status is SequenceStatus.FINISHED
+    assert chunk_lengths(steps, short) == [3]
+    assert len(chunk_lengths(steps, long)) >= 1, "and the long one had a turn, too"
+    bench.run()
+    assert long.token_ids == answer(tuple(range(60)), 1)
+
+
 def test_a_long_prompt_goes_on_while_short_ones_keep_coming() -> None:
     bench = Bench(mixes_phases=True, prefill_chunk=4, max_slots=3)
     long = bench.add(*range(40), max_tokens=1)
