@@ -93,7 +93,8 @@ class Recorder:
             metrics.prefill_tokens.inc(len(chunk.token_ids) - num_drafts)
         if num_drafts:
             metrics.draft_tokens.inc(num_drafts)
-            metrics.accepted_draft_tokens.inc(max(num_new - 1, 0))
+            metrics.accepted_draft_tokens.inc(sequence.num_accepted_tokens - timing.num_accepted)
+            timing.num_accepted = sequence.num_accepted_tokens
         if num_new:
             _record_tokens(metrics, timing, num_new, now)
         return is_prefill

@@ -60,6 +60,7 @@ class Bench:
             chunk = Chunk(Slot(0), tuple(range(num_tokens)), start, num_logits)
             scheduled.append(ScheduledChunk(sequence, chunk))
             sequence.token_ids.extend([7] * new)
+            sequence.num_accepted_tokens += max(new - 1, 0)
         self.recorder.step(scheduled, time.monotonic() - took_s)
 
 
