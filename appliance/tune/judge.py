@@ -59,8 +59,8 @@ def judge(rounds: Sequence[tuple[TurnTimes, TurnTimes]], memory_factor: float = 
 
     The margin is the larger of `MIN_MARGIN` and two standard errors of the median ratio, estimated
     from the median deviation (so that one disturbed round does not count); on top of it comes
-    `MARGIN_PER_DOUBLING` for each doubling of memory. `hopeless`: not even the best round reached
-    the margin.
+    `MARGIN_PER_DOUBLING` for each doubling of memory. `hopeless`: it is no faster by the median, or
+    not even its best round reached the smallest margin; more rounds would cost others their trial.
     """
     ratios = [candidate.turn / default.turn for candidate, default in rounds]
     ratio = statistics.median(ratios)
@@ -69,7 +69,8 @@ def judge(rounds: Sequence[tuple[TurnTimes, TurnTimes]], memory_factor: float = 
     error = 1.48 * 1.25 * deviation / math.sqrt(len(ratios))
     extra = MARGIN_PER_DOUBLING * max(0.0, math.log2(memory_factor))
     margin = max(MIN_MARGIN, 2 * error) + extra
-    return Judgement(ratio, margin, hopeless=min(ratios) > 1 - MIN_MARGIN - extra)
+    hopeless = ratio >= 1 or min(ratios) > 1 - MIN_MARGIN - extra
+    return Judgement(ratio, margin, hopeless)
 
 
 def median_times(rounds: Sequence[TurnTimes]) -> TurnTimes:

@@ -71,10 +71,11 @@ def test_memory_has_to_be_bought() -> None:
     assert judge(rounds, memory_factor=0.5).margin == MIN_MARGIN  # less memory is no merit here
 
 
-def test_hopeless_is_who_never_reached_the_margin() -> None:
-    assert judge(against_default(0.98, 1.0, 1.1)).hopeless
-    assert not judge(against_default(0.96, 1.0, 1.1)).hopeless
-    assert judge(against_default(0.96, 1.0, 1.1), memory_factor=2).hopeless
+def test_hopeless_is_who_never_reached_the_margin_or_is_no_faster() -> None:
+    assert judge(against_default(0.98, 0.99, 1.1)).hopeless
+    assert not judge(against_default(0.96, 0.99, 1.1)).hopeless
+    assert judge(against_default(0.96, 0.99, 1.1), memory_factor=2).hopeless
+    assert judge(against_default(0.7, 1.0, 1.1)).hopeless
 
 
 def test_medians_are_taken_figure_by_figure() -> None:
