@@ -57,8 +57,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     `settings` are dotted keys with the values that won; what the default won is not among them.
     `verify_cost` maps a number of tokens to the time of a pass that computes them behind a
-    context, as a multiple of a decode step's. `created` is ISO 8601, UTC. `not_reached` names the
-    candidates there was no time for.
+    context, in decode steps; `change_cost` comes on top when the pass before was of another size.
+    `created` is ISO 8601, UTC. `not_reached` names the candidates there was no time for.
     """
 
     format: int = FORMAT
@@ -66,6 +66,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     created: str
     settings: dict[str, int | str]
     verify_cost: dict[int, float]
+    change_cost: float
     trials: list[Trial]
     not_reached: list[str]
 

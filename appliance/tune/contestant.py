@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from appliance.backends.base import Allocation, Backend, Chunk
 from appliance.errors import BackendError
+from appliance.tune.drafts import PassTimes
 from appliance.tune.judge import PROMPT_TOKENS, TurnTimes
 
 NUM_DECODE_STEPS = 8
-PASS_SIZES = (2, 4, 8, 16)
+PASS_SIZES = (1, 2, 4, 8, 16)
 """Tokens per pass whose cost tells how many drafts pay; one token is a decode step."""
 
 
@@ -30,7 +31,10 @@ class Contestant(Protocol):
         """Logits `(len(answer_ids), vocab_size)`: what comes in the place of each answer token."""
 
     def time_turn(self) -> TurnTimes:
-        """One round: a prompt of `PROMPT_TOKENS`, decode steps, a pass of each of `PASS_SIZES`."""
+        """One round: a prompt of `PROMPT_TOKENS` and decode steps behind it."""
+
+    def time_passes(self) -> PassTimes:
+        """Two passes of each of `PASS_SIZES` behind such a prompt."""
 
     def time_prefill(self, num_tokens: int, chunk: int) -> float:
         """Milliseconds for a prompt that nothing is known of, `chunk` tokens a pass."""
@@ -60,8 +64,16 @@ class BackendContestant:
         with self._seated(self._tokens(PROMPT_TOKENS)) as row:
             prefill = _timed(row.compute_all)
             steps = [_timed(row.extend, self._tokens(1)) for _ in range(num_decode_steps)]
-            passes = {size: _timed(row.extend, self._tokens(size)) for size in PASS_SIZES}
-        return TurnTimes(statistics.median(steps), prefill, passes)
+        return TurnTimes(statistics.median(steps), prefill)
+
+    def time_passes(self) -> PassTimes:
+        times = PassTimes({}, {})
+        with self._seated(self._tokens(PROMPT_TOKENS)) as row:
+            row.compute_all()
+            for size in PASS_SIZES:
+                times.changed[size] = _timed(row.extend, self._tokens(size))
+                times.steady[size] = _timed(row.extend, self._tokens(size))
+        return times
 
     def time_prefill(self, num_tokens: int, chunk: int) -> float:
         with self._seated(self._tokens(num_tokens)) as row:

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from appliance.tune.judge import TurnTimes
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 ACCEPTED = 0.8
 """How often a draft is right where the answer copies from the prompt, which is what drafts are for;
 elsewhere the engine drafts less, whatever the limit is."""
 
 
-def verify_cost(times: TurnTimes) -> dict[int, float]:
-    """The time of a pass over 1, 2, 4, ... tokens as a multiple of a decode step's."""
-    costs = {num_tokens: took / times.decode for num_tokens, took in times.passes.items()}
-    return {1: 1.0, **dict(sorted(costs.items()))}
+@dataclass(frozen=True, slots=True)
+class PassTimes:
+    """Milliseconds of one pass, by the number of tokens it computes behind a context.
+
+    `changed`: the pass before it was of another size, for which a pass prepares itself anew.
+    `steady`: it was of the same size.
+    """
+
+    changed: dict[int, float]
+    steady: dict[int, float]
+
+
+def verify_cost(sweeps: Sequence[PassTimes]) -> dict[int, float]:
+    """Passes of 1, 2, 4, ... tokens in a row, in decode steps; medians over `sweeps`.
+
+    Where an answer copies, one pass follows another with equally many drafts.
+    """
+    steady = _medians([sweep.steady for sweep in sweeps])
+    return {num_tokens: took / steady[1] for num_tokens, took in sorted(steady.items())}
+
+
+def change_cost(sweeps: Sequence[PassTimes]) -> float:
+    """What a pass takes longer when the one before was of another size, in decode steps."""
+    changed = _medians([sweep.changed for sweep in sweeps])
+    steady = _medians([sweep.steady for sweep in sweeps])
+    return statistics.median(changed[n] - steady[n] for n in steady) / steady[1]
 
 
 def best_max_draft_tokens(costs: Mapping[int, float], accepted: float = ACCEPTED) -> int:
@@ -39,3 +61,7 @@ def _interpolated(costs: Mapping[int, float], num_tokens: int) -> float:
     above = min(n for n in costs if n > num_tokens)
     share = (num_tokens - below) / (above - below)
     return costs[below] + share * (costs[above] - costs[below])
+
+
+def _medians(sweeps: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    return {n: statistics.median(sweep[n] for sweep in sweeps) for n in sweeps[0]}

@@ -28,13 +28,11 @@ a second one, whose history then has to be computed again."""
 class TurnTimes:
     """One round of one contestant, in milliseconds.
 
-    `decode` is a pass of one token behind a context of some 128, `prefill` 128 tokens into nothing;
-    `passes` maps numbers of tokens to a pass that computes them at the end of the context.
+    `decode` is a pass of one token behind a context of some 128, `prefill` 128 tokens into nothing.
     """
 
     decode: float
     prefill: float
-    passes: dict[int, float]
 
     @property
     def turn(self) -> float:
@@ -78,8 +76,4 @@ def median_times(rounds: Sequence[TurnTimes]) -> TurnTimes:
     return TurnTimes(
         decode=statistics.median(one.decode for one in rounds),
         prefill=statistics.median(one.prefill for one in rounds),
-        passes={
-            num_tokens: statistics.median(one.passes[num_tokens] for one in rounds)
-            for num_tokens in rounds[0].passes
-        },
     )

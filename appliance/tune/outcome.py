@@ -9,16 +9,17 @@ from operator import add
 
 from appliance.tune.calibration import Trial
 from appliance.tune.candidates import Candidate
+from appliance.tune.drafts import PassTimes
 from appliance.tune.judge import Judgement, TurnTimes
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A candidate's trial with the times that stand behind it; None if it was not measured."""
+    """A candidate's trial; `sweeps`, of a winner, are what its passes take."""
 
     candidate: Candidate
     trial: Trial
-    times: TurnTimes | None = None
+    sweeps: tuple[PassTimes, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -40,7 +41,7 @@ def measured(
         judgement.wins,
         _verdict(candidate, judgement),
     )
-    return Outcome(candidate, trial, times)
+    return Outcome(candidate, trial)
 
 
 def unmeasured(candidate: Candidate, verdict: str) -> Outcome:

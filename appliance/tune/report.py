@@ -26,7 +26,10 @@ def as_table(calibration: Calibration) -> Iterator[str]:
     if calibration.not_reached:
         yield f"no time for: {', '.join(calibration.not_reached)}"
     costs = ", ".join(f"{n}: {cost:.2f}" for n, cost in calibration.verify_cost.items())
-    yield f"a pass of several tokens, in decode steps: {costs}"
+    yield (
+        f"passes of several tokens, in decode steps: {costs}; "
+        f"after one of another size {calibration.change_cost:+.2f}"
+    )
     settings = ", ".join(f"{key} = {value}" for key, value in calibration.settings.items())
     yield f"kept: {settings or 'the built-in defaults'}"
 

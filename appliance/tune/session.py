@@ -30,7 +30,7 @@ from appliance.tune.candidates import (
 )
 from appliance.tune.contest import TimeBox
 from appliance.tune.contestant import BackendContestant, Contestant
-from appliance.tune.drafts import verify_cost
+from appliance.tune.drafts import change_cost, verify_cost
 from appliance.tune.identity import identity_of
 from appliance.tune.tuner import Load, Tuner, Tuning
 
@@ -124,7 +124,8 @@ def _calibration(tuning: Tuning, manifest: Manifest, kv_cache: str) -> Calibrati
         made_for=identity_of(manifest, kv_cache),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         settings={f"engine.{name}": value for name, value in changes.items()},
-        verify_cost=verify_cost(tuning.times),
+        verify_cost=verify_cost(tuning.sweeps),
+        change_cost=change_cost(tuning.sweeps),
         trials=tuning.trials,
         not_reached=tuning.not_reached,
     )

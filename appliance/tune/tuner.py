@@ -18,9 +18,11 @@ from appliance.tune.candidates import Candidate
 from appliance.tune.closeness import objection
 from appliance.tune.contest import MIN_ROUNDS, Round, TimeBox, compete
 from appliance.tune.contestant import Contestant
+from appliance.tune.drafts import PassTimes
 from appliance.tune.judge import PROMPT_TOKENS, TurnTimes, median_times
 from appliance.tune.outcome import Outcome, fastest, of_default, together, unmeasured, winners
 
+_NUM_SWEEPS = 3
 _CHUNKED_PROMPT_TOKENS = 256
 
 Load = Callable[[EngineConfig], Contestant]
@@ -28,13 +30,16 @@ Load = Callable[[EngineConfig], Contestant]
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """`winner` and `chunk_winner` are None where the default won; `times` are the winner's."""
+    """`winner` and `chunk_winner` are None where the default won.
+
+    `sweeps` are the passes of whoever won, or the default's if there was no time for the winner's.
+    """
 
     trials: list[Trial]
     not_reached: list[str]
     winner: Candidate | None
     chunk_winner: Candidate | None
-    times: TurnTimes
+    sweeps: tuple[PassTimes, ...]
 
 
 class Tuner:
@@ -59,8 +64,9 @@ class Tuner:
         self._golden = golden
         self._time_box = time_box
         self._tell = tell
-        self._longest_load_s = self._longest_round_s = 0.0
+        self._longest_load_s = self._longest_round_s = self._sweeps_s = 0.0
         self._default_rounds: list[TurnTimes] = []
+        self._default_sweeps: tuple[PassTimes, ...] = ()
         self._outcomes: list[Outcome] = []
         self._not_reached: list[str] = []
 
@@ -73,6 +79,7 @@ class Tuner:
         default, reference = self._loaded(self._base)
         try:
             self._first_round(default)
+            self._default_sweeps = self._sweeps(default)
             for candidate in properties:
                 # Time for what won on several counts, together, is not spent on lesser candidates.
                 to_come = 2 if len(winners(self._outcomes)) > 1 else 1
@@ -93,7 +100,7 @@ class Tuner:
             self._not_reached,
             winner.candidate if winner else None,
             chunk_winner.candidate if chunk_winner else None,
-            winner.times if winner and winner.times else times,
+            (winner and winner.sweeps) or self._default_sweeps,
         )
 
     def _loaded(self, config: EngineConfig) -> tuple[Contestant, NDArray[np.float32]]:
@@ -144,9 +151,18 @@ class Tuner:
         try:
             if against := objection(reference, logits):
                 return unmeasured(candidate, f"answers differ: {against}")
-            return compete(candidate, lambda: self._round(contestant, default), self._time_box)
+            outcome = compete(candidate, lambda: self._round(contestant, default), self._time_box)
+            if outcome and outcome.trial.wins and self._time_box.fits(self._sweeps_s):
+                outcome = dataclasses.replace(outcome, sweeps=self._sweeps(contestant))
+            return outcome
         finally:
             contestant.close()
+
+    def _sweeps(self, contestant: Contestant) -> tuple[PassTimes, ...]:
+        begun = self._time_box.clock()
+        sweeps = tuple(contestant.time_passes() for _ in range(_NUM_SWEEPS))
+        self._sweeps_s = max(self._sweeps_s, self._time_box.clock() - begun)
+        return sweeps
 
     def _round(self, contestant: Contestant, default: Contestant) -> Round:
         """One turn each. Who goes first changes, as what ran before leaves traces in the caches."""

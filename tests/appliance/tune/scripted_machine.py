@@ -14,6 +14,7 @@ from appliance.config import EngineConfig
 from appliance.errors import BackendError
 from appliance.tune.candidates import Cpu
 from appliance.tune.contestant import NUM_DECODE_STEPS, PASS_SIZES
+from appliance.tune.drafts import PassTimes
 from appliance.tune.judge import TurnTimes
 from appliance.tune.session import Machine
 
@@ -77,9 +78,16 @@ class ScriptedContestant:
         self._machine.rounds.append(self._config)
         factor = next(self._machine.noise)
         decode, prefill = (factor * one for one in self._machine.speed(self._config))
-        passes = {size: decode * (1 + size / 10) for size in PASS_SIZES}
-        self._machine.now += (prefill + NUM_DECODE_STEPS * decode + sum(passes.values())) / 1000
-        return TurnTimes(decode, prefill, passes)
+        self._machine.now += (prefill + NUM_DECODE_STEPS * decode) / 1000
+        return TurnTimes(decode, prefill)
+
+    def time_passes(self) -> PassTimes:
+        assert not self._closed
+        decode, prefill = self._machine.speed(self._config)
+        steady = {size: decode * (0.9 + size / 10) for size in PASS_SIZES}
+        changed = {size: took + decode / 2 for size, took in steady.items()}
+        self._machine.now += (prefill + sum(steady.values()) + sum(changed.values())) / 1000
+        return PassTimes(changed, steady)
 
     def time_prefill(self, num_tokens: int, chunk: int) -> float:
         assert not self._closed

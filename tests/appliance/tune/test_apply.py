@@ -36,6 +36,7 @@ def calibration(model_dir: Path, settings: dict[str, int | str] = SETTINGS) -> C
         created="2026-11-23T02:00:00+00:00",
         settings=settings,
         verify_cost={1: 1.0},
+        change_cost=0.4,
         trials=[],
         not_reached=[],
     )

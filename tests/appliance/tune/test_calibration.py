@@ -34,6 +34,7 @@ def calibration(**changes: Any) -> Calibration:
         created="2026-11-23T02:00:00+00:00",
         settings={"engine.dynamic_quantization_group_size": 256, "engine.prefill_chunk": 64},
         verify_cost={1: 1.0, 2: 1.1, 4: 1.3},
+        change_cost=0.4,
         trials=[Trial("default", 7, 30.0, 200.0, 1.0, None, False, "")],
         not_reached=["kv f16"],
     )

@@ -22,22 +22,31 @@ def sizes(runner: FakeRunner) -> list[int]:
     return [len(chunk.token_ids) for (chunk,) in runner.passes]
 
 
-def test_a_turn_is_a_prompt_decode_steps_and_longer_passes() -> None:
+def test_a_turn_is_a_prompt_and_decode_steps() -> None:
     timed, runner, backend = contestant()
-    times = timed.time_turn()
-    assert sizes(runner) == [PROMPT_TOKENS, *[1] * NUM_DECODE_STEPS, *PASS_SIZES]
-    chunks = [chunk for (chunk,) in runner.passes]
-    assert [chunk.start for chunk in chunks] == list(np.cumsum([0, *sizes(runner)[:-1]]))
-    # A draft needs logits everywhere, a prompt at its end.
-    assert [chunk.num_logits for chunk in chunks] == [1, *[1] * NUM_DECODE_STEPS, *PASS_SIZES]
-    assert times.decode > 0 and times.prefill > 0 and set(times.passes) == set(PASS_SIZES)
+    timed.time_turn()
+    assert sizes(runner) == [PROMPT_TOKENS, *[1] * NUM_DECODE_STEPS]
+    assert [chunk.num_logits for (chunk,) in runner.passes] == [1] * (1 + NUM_DECODE_STEPS)
     assert backend.kv.stats().num_slots_used == backend.kv.stats().num_tokens == 0
 
 
+def test_passes_come_in_pairs_and_with_logits_everywhere() -> None:
+    timed, runner, backend = contestant()
+    times = timed.time_passes()
+    pairs = [size for size in PASS_SIZES for _ in range(2)]
+    assert sizes(runner) == [PROMPT_TOKENS, *pairs]
+    chunks = [chunk for (chunk,) in runner.passes]
+    assert [chunk.start for chunk in chunks] == list(np.cumsum([0, *sizes(runner)[:-1]]))
+    assert [chunk.num_logits for chunk in chunks] == [1, *pairs]
+    assert set(times.changed) == set(times.steady) == set(PASS_SIZES)
+    assert backend.kv.stats().num_slots_used == 0
+
+
 def test_milliseconds_are_measured() -> None:
-    runner = FakeRunner(step_s=0.004)
-    times = BackendContestant(fake_backend(runner)).time_turn()
-    assert all(4 <= one < 100 for one in (times.decode, times.prefill, *times.passes.values()))
+    timed = BackendContestant(fake_backend(FakeRunner(step_s=0.004)))
+    turn, passes = timed.time_turn(), timed.time_passes()
+    figures = [turn.decode, turn.prefill, *passes.changed.values(), *passes.steady.values()]
+    assert all(4 <= one < 100 for one in figures)
 
 
 def test_no_prompt_is_known_from_the_one_before() -> None:

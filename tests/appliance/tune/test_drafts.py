@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.tune.drafts import best_max_draft_tokens, verify_cost
-from appliance.tune.judge import TurnTimes
+from appliance.tune.drafts import PassTimes, best_max_draft_tokens, change_cost, verify_cost
 
 FLAT = {1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}
 BY_TOKEN = {1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0, 16: 16.0}
 
 
-def test_cost_is_relative_to_a_decode_step() -> None:
-    times = TurnTimes(decode=30, prefill=200, passes={4: 36.0, 2: 33.0})
-    assert verify_cost(times) == {1: 1.0, 2: pytest.approx(1.1), 4: pytest.approx(1.2)}
+# The last one in a busy moment.
+SWEEPS = [
+    PassTimes(changed={1: 41.0, 2: 45, 4: 47}, steady={1: 30.0, 2: 33, 4: 36}),
+    PassTimes(changed={1: 42.0, 2: 45, 4: 46}, steady={1: 30.0, 2: 33, 4: 36}),
+    PassTimes(changed={1: 99.0, 2: 99, 4: 99}, steady={1: 50.0, 2: 99, 4: 99}),
+]
+
+
+def test_costs_are_relative_to_a_decode_step() -> None:
+    assert verify_cost(SWEEPS) == {1: 1.0, 2: pytest.approx(1.1), 4: pytest.approx(1.2)}
+    assert change_cost(SWEEPS) == pytest.approx(12 / 30)
 
 
 def test_passes_that_cost_nothing_more_take_as_many_as_there_are() -> None:

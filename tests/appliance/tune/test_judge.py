@@ -15,7 +15,7 @@ from appliance.tune.judge import (
 
 
 def times(decode: float, prefill: float) -> TurnTimes:
-    return TurnTimes(decode, prefill, {2: 1.5 * decode})
+    return TurnTimes(decode, prefill)
 
 
 def against_default(*ratios: float) -> list[tuple[TurnTimes, TurnTimes]]:
@@ -79,9 +79,5 @@ def test_hopeless_is_who_never_reached_the_margin_or_is_no_faster() -> None:
 
 
 def test_medians_are_taken_figure_by_figure() -> None:
-    rounds = [
-        TurnTimes(1, 30, {2: 5.0}),
-        TurnTimes(2, 10, {2: 4.0}),
-        TurnTimes(3, 20, {2: 6.0}),
-    ]
-    assert median_times(rounds) == TurnTimes(2, 20, {2: 5.0})
+    rounds = [TurnTimes(1, 30), TurnTimes(2, 10), TurnTimes(3, 20)]
+    assert median_times(rounds) == TurnTimes(2, 20)

@@ -72,7 +72,8 @@ def test_the_winner_is_in_the_file_where_the_service_looks(
     read = read_calibration(tuned.path, here)
     assert read == tuned.calibration
     assert read.settings == {"engine.dynamic_quantization_group_size": 64}
-    assert read.verify_cost[1] == 1.0 and read.verify_cost[8] == pytest.approx(1.8)
+    assert read.verify_cost[1] == 1.0 and read.verify_cost[8] == pytest.approx(1.7)
+    assert read.change_cost == pytest.approx(0.5)
     assert read.not_reached == []
 
 
