@@ -54,7 +54,7 @@ def with_calibration(loaded: LoadedConfig) -> LoadedConfig:
 def _told(calibration: Calibration, loaded: LoadedConfig) -> str:
     """What it changes, and what it would change if nobody had said otherwise."""
     parts = []
-    for key, value in calibration.settings.items():
+    for key, words in calibration.settings_in_words().items():
         overruled = f" (not used: set by {loaded.sources[key]})" if loaded.is_set(key) else ""
-        parts.append(f"{key} = {value}{overruled}")
+        parts.append(f"{words}{overruled}")
     return ", ".join(parts) or "the built-in defaults are as fast as anything that was tried"

@@ -21,8 +21,10 @@ TUNED_SETTINGS = frozenset(
         "engine.dynamic_quantization_group_size",
         "engine.inference_precision",
         "engine.kv_cache_precision",
+        "engine.max_draft_tokens",
         "engine.num_threads",
         "engine.prefill_chunk",
+        "engine.prompt_lookup",
     }
 )
 """What a calibration may set: a file that sets anything else is not one of ours."""
@@ -55,7 +57,8 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One run of `qwen-appliance tune engine`.
 
-    `settings` are dotted keys with the values that won; what the default won is not among them.
+    `settings` are dotted keys with the values that won, and what follows for drafts; where the
+    default won there is none.
     `verify_cost` maps a number of tokens to the time of a pass that computes them behind a
     context, in decode steps; `change_cost` comes on top when the pass before was of another size.
     `created` is ISO 8601, UTC. `not_reached` names the candidates there was no time for.
@@ -64,11 +67,18 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     format: int = FORMAT
     made_for: Identity
     created: str
-    settings: dict[str, int | str]
+    settings: dict[str, bool | int | str]
     verify_cost: dict[int, float]
     change_cost: float
     trials: list[Trial]
     not_reached: list[str]
+
+    def settings_in_words(self) -> dict[str, str]:
+        """For each key `key = value`, as a configuration file would say it."""
+        return {
+            key: f"{key} = {str(value).lower() if isinstance(value, bool) else value}"
+            for key, value in self.settings.items()
+        }
 
 
 def calibration_path(config: EngineConfig, model_name: str) -> Path | None:

@@ -39,6 +39,12 @@ def change_cost(sweeps: Sequence[PassTimes]) -> float:
     return statistics.median(changed[n] - steady[n] for n in steady) / steady[1]
 
 
+def draft_settings(costs: Mapping[int, float]) -> dict[str, bool | int]:
+    """Fields of `EngineConfig`: how many drafts pay, or that none do."""
+    num_drafts = best_max_draft_tokens(costs)
+    return {"max_draft_tokens": num_drafts} if num_drafts else {"prompt_lookup": False}
+
+
 def best_max_draft_tokens(costs: Mapping[int, float], accepted: float = ACCEPTED) -> int:
     """The d with the most tokens per time, (1 - p^(d+1)) / (1 - p) / cost(d + 1).
 

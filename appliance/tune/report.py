@@ -30,7 +30,7 @@ def as_table(calibration: Calibration) -> Iterator[str]:
         f"passes of several tokens, in decode steps: {costs}; "
         f"after one of another size {calibration.change_cost:+.2f}"
     )
-    settings = ", ".join(f"{key} = {value}" for key, value in calibration.settings.items())
+    settings = ", ".join(calibration.settings_in_words().values())
     yield f"kept: {settings or 'the built-in defaults'}"
 
 

@@ -30,7 +30,7 @@ from appliance.tune.candidates import (
 )
 from appliance.tune.contest import TimeBox
 from appliance.tune.contestant import BackendContestant, Contestant
-from appliance.tune.drafts import change_cost, verify_cost
+from appliance.tune.drafts import change_cost, draft_settings, verify_cost
 from appliance.tune.identity import identity_of
 from appliance.tune.tuner import Load, Tuner, Tuning
 
@@ -120,11 +120,13 @@ def _calibration(tuning: Tuning, manifest: Manifest, kv_cache: str) -> Calibrati
         if candidate is not None
         for name, value in candidate.changes.items()
     }
+    costs = verify_cost(tuning.sweeps)
+    changes.update(draft_settings(costs))
     return Calibration(
         made_for=identity_of(manifest, kv_cache),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         settings={f"engine.{name}": value for name, value in changes.items()},
-        verify_cost=verify_cost(tuning.sweeps),
+        verify_cost=costs,
         change_cost=change_cost(tuning.sweeps),
         trials=tuning.trials,
         not_reached=tuning.not_reached,

@@ -15,10 +15,11 @@ from appliance.tune.apply import with_calibration
 from appliance.tune.calibration import Calibration, write_calibration
 from appliance.tune.identity import identity_of
 
-SETTINGS: dict[str, int | str] = {
+SETTINGS: dict[str, bool | int | str] = {
     "engine.dynamic_quantization_group_size": 256,
     "engine.prefill_chunk": 64,
     "engine.inference_precision": "f32",
+    "engine.prompt_lookup": False,
 }
 
 
@@ -30,7 +31,7 @@ def file(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return path
 
 
-def calibration(model_dir: Path, settings: dict[str, int | str] = SETTINGS) -> Calibration:
+def calibration(model_dir: Path, settings: dict[str, bool | int | str] = SETTINGS) -> Calibration:
     return Calibration(
         made_for=identity_of(read_manifest(model_dir), "stateful"),
         created="2026-11-23T02:00:00+00:00",
@@ -64,11 +65,12 @@ def test_it_sets_what_nobody_set(
     assert engine.dynamic_quantization_group_size == 256
     assert engine.prefill_chunk == 64
     assert engine.inference_precision == "f32"
+    assert engine.prompt_lookup is False
     assert {calibrated.sources[key] for key in SETTINGS} == {f"calibration {file}"}
     assert calibrated.sources["engine.num_threads"] == "default"
     assert line == (
         f"calibration {file} of 2026-11-23: engine.dynamic_quantization_group_size = 256, "
-        "engine.prefill_chunk = 64, engine.inference_precision = f32"
+        "engine.prefill_chunk = 64, engine.inference_precision = f32, engine.prompt_lookup = false"
     )
 
 
@@ -126,6 +128,8 @@ def test_another_variant_s_file_is_ignored(
         {"engine.prefill_chunk": 3},
         {"engine.prefill_chunk": "64"},
         {"engine.inference_precision": "f8"},
+        {"engine.prompt_lookup": 1},
+        {"engine.prefill_chunk": True},
         {"engine.dynamic_quantization_group_size": -1},
     ],
 )
@@ -133,7 +137,7 @@ def test_a_value_that_no_setting_allows_spoils_all_of_it(
     tiny_model_dir: Path,
     file: Path,
     caplog: pytest.LogCaptureFixture,
-    settings: dict[str, int | str],
+    settings: dict[str, bool | int | str],
 ) -> None:
     write_calibration(file, calibration(tiny_model_dir, {"engine.num_threads": 1, **settings}))
     loaded = load(tiny_model_dir, file)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.tune.drafts import PassTimes, best_max_draft_tokens, change_cost, verify_cost
+from appliance.tune.drafts import (
+    PassTimes,
+    best_max_draft_tokens,
+    change_cost,
+    draft_settings,
+    verify_cost,
+)
 
 FLAT = {1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}
 BY_TOKEN = {1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0, 16: 16.0}
@@ -29,6 +35,11 @@ def test_passes_that_cost_nothing_more_take_as_many_as_there_are() -> None:
 
 def test_passes_that_cost_by_the_token_take_none() -> None:
     assert best_max_draft_tokens(BY_TOKEN) == 0
+
+
+def test_settings_follow() -> None:
+    assert draft_settings(FLAT) == {"max_draft_tokens": 15}
+    assert draft_settings(BY_TOKEN) == {"prompt_lookup": False}
 
 
 def test_in_between_it_is_the_most_tokens_per_time() -> None:

@@ -71,7 +71,10 @@ def test_the_winner_is_in_the_file_where_the_service_looks(
     here = identity_of(read_manifest(tiny_model_dir), "stateful")
     read = read_calibration(tuned.path, here)
     assert read == tuned.calibration
-    assert read.settings == {"engine.dynamic_quantization_group_size": 64}
+    assert read.settings == {
+        "engine.dynamic_quantization_group_size": 64,
+        "engine.max_draft_tokens": 6,
+    }
     assert read.verify_cost[1] == 1.0 and read.verify_cost[8] == pytest.approx(1.7)
     assert read.change_cost == pytest.approx(0.5)
     assert read.not_reached == []
@@ -119,7 +122,7 @@ def test_no_time_at_all_still_measures_the_default(tiny_model_dir: Path) -> None
     tuned = tune(load(tiny_model_dir), ScriptedMachine(fast_in_groups_of_64), seconds=0.01)
     assert [trial.name for trial in tuned.calibration.trials] == ["default"]
     assert "group 64" in tuned.calibration.not_reached
-    assert tuned.calibration.settings == {}
+    assert tuned.calibration.settings == {"engine.max_draft_tokens": 6}
 
 
 def test_the_table(tiny_model_dir: Path) -> None:
@@ -133,7 +136,9 @@ def test_the_table(tiny_model_dir: Path) -> None:
         table[4],
     ]
     assert "no time for: group 256, group 32, 3 threads, kv f16" in table[5]
-    assert table[-1] == "kept: engine.dynamic_quantization_group_size = 64"
+    assert table[-1] == (
+        "kept: engine.dynamic_quantization_group_size = 64, engine.max_draft_tokens = 6"
+    )
 
 
 def refused(capsys: Capture, *arguments: str) -> tuple[int, str]:
