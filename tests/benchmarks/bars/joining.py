@@ -1,4 +1,4 @@
-"""Running streams while others join: the 99th percentile of their gaps, in medians of the same gaps."""
+"""Running streams while others join: the 99th percentile of their gaps, in medians of them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Anonymous memory of the service: eight streams of 1,000 tokens with the prefix cache full, and how
-much it grows over 2,000 mixed requests."""
+"""Anonymous memory of the service: eight streams of 1,000 tokens with the prefix cache full, and
+how much it grows over 2,000 mixed requests."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ def parse(bars: Sequence[str], peers: Sequence[str], variants: Sequence[str]) ->
     """The arguments, lists checked against what there is; exits with 2 for a wrong one."""
     parser = argparse.ArgumentParser(
         prog="make bench MODEL=DIR [NAME=VALUE ...]",
-        description="Every bar on this machine; the variables of make in capitals are these options.",
+        description="Every bar on this machine. Variables of make are these options in capitals.",
     )
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="model directory")
@@ -25,7 +25,8 @@ def parse(bars: Sequence[str], peers: Sequence[str], variants: Sequence[str]) ->
     for name, known in (("only", bars), ("kv", variants), ("peers", peers)):
         told = f"some of {', '.join(known)}; default: all"
         add(f"--{name}", type=_some_of(known), default=tuple(known), metavar="A,B", help=told)
-    add("--quick", nargs="?", const=True, default=False, type=bool, help="half the repeats")
+    add("--repeats", type=float, default=1.0, metavar="SHARE", help="fewer repeats; default: 1")
+    add("--quick", dest="repeats", action="store_const", const=0.5, help="half the repeats")
     add("--json", type=_path, metavar="FILE", help="everything that was measured")
     add("--seed", type=int, default=None, help="of the prompts; default: another one each time")
     return parser.parse_args()

@@ -18,23 +18,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """`variants` are ours that are measured; `quick` halves every number of repeats."""
+    """`variants` are ours that are measured; `share` is how much of the repeats is done."""
 
     fleet: Fleet
     prompts: Prompts
     variants: tuple[str, ...]
     model_dir: Path
-    quick: bool
+    share: float
     say: Callable[[str], None]
 
     def repeats(self, count: int) -> int:
-        """`count`, or half of it when the run is a quick one; at least 1."""
-        return max(1, count // 2) if self.quick else count
+        """`count`, or the share of it that this run does; at least 1."""
+        return max(1, round(count * self.share))
 
     def take_turns(
         self, names: Sequence[str], rounds: int, measure: Callable[[Worker, int], T]
     ) -> dict[str, list[T]]:
-        """`turns.take_turns` with `rounds` as a quick or a full run has them."""
+        """`turns.take_turns` with this run's share of `rounds`."""
         return take_turns(self.fleet, names, self.repeats(rounds), measure)
 
     def versus(
@@ -69,4 +69,6 @@ class Lab:
 
     def why_not(self, name: str) -> str:
         """Why there is no figure of a side."""
+        if name not in self.fleet.sides:
+            return f"{name}: left out"
         return self.fleet.unavailable.get(name, f"{name}: no round was completed")

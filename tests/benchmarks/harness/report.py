@@ -66,10 +66,8 @@ def standings_table(standings: Sequence[Standing]) -> list[str]:
     for one in standings:
         figures = (one.ttft_new_41_ms, one.ttft_repeated_ms, one.ttft_new_512_ms, one.per_token_ms)
         of_8 = "-" if one.tokens_per_s_of_8 is None else _number(one.tokens_per_s_of_8)
-        lines.append(
-            [one.name, one.runs, *map(_number, figures), of_8, f"{one.anonymous_mb:.0f}"]
-            + [one.version]
-        )
+        memory = f"{one.anonymous_mb:.0f}"
+        lines.append([one.name, one.runs, *map(_number, figures), of_8, memory, one.version])
     return list(_aligned(lines, left={0, 1, 8}))
 
 

@@ -1,8 +1,8 @@
 """This project's engine in process: engine_worker.py --model DIR [--set KEY=VALUE] [--margins]
 
-The service as `serve` composes it, from its configuration to the warm-up, without the HTTP around it;
-token ids go into the engine and come out of it. With `--margins`, answers say for each token how far
-the best logit was above the second best.
+The service as `serve` composes it, from its configuration to the warm-up, without the HTTP around
+it; token ids go into the engine and come out of it. With `--margins`, answers say for each token
+how far the best logit was above the second best.
 
 Verbs besides those of all workers: `stats` (what the KV cache holds), `generate` and
 `generate_many` take `abort_after`, a number of tokens after which the reader lets go.

@@ -1,7 +1,8 @@
 """Any server with OpenAI's /v1/completions: http_worker.py --port N --rows N -- COMMAND...
 
 Starts the server, waits until it is ready, and measures it through HTTP, on this machine: prompts
-are token ids, answers streams. Runs in the bench's own venv, the server in whatever its command says.
+are token ids, answers streams. Runs in the bench's own venv, the server in whatever its command
+says.
 """
 
 from __future__ import annotations

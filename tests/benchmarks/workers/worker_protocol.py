@@ -108,7 +108,7 @@ def answer(
 
 
 def one_by_one(generate: Verb) -> Verb:
-    """`generate_many` for an engine that computes one stream at a time: the clients wait in line."""
+    """`generate_many` for an engine of one stream at a time: the clients wait in line."""
 
     def generate_many(requests: list[dict[str, Any]], clients: int) -> list[dict[str, Any]]:
         clock, answers = Clock(), []
