@@ -62,7 +62,7 @@ def _peak_and_growth(lab: Lab, worker: Worker) -> tuple[float, float]:
 def _fill_prefix_cache(lab: Lab, worker: Worker) -> None:
     """Long prompts until memory stops growing: then every further prefix takes another's place."""
     held = worker.anonymous_bytes()
-    for _ in range(lab.repeats(_MAX_FILLS)):
+    for _ in range(_MAX_FILLS):
         prompts = [lab.prompts.fresh(_FILL_TOKENS) for _ in range(_FILL_PROMPTS)]
         worker.generate_many([request(prompt, 2) for prompt in prompts], clients=1)
         held, held_before = worker.anonymous_bytes(), held

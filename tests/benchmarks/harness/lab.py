@@ -15,6 +15,9 @@ from tests.benchmarks.harness.worker import Worker
 
 T = TypeVar("T")
 
+# Between two turns; an engine of ours tidies up within it, see `appliance/engine/inbox.py`.
+PAUSE_S = 0.4
+
 
 @dataclass(frozen=True, slots=True)
 class Lab:
@@ -26,6 +29,7 @@ class Lab:
     model_dir: Path
     share: float
     say: Callable[[str], None]
+    pause_s: float = PAUSE_S
 
     def repeats(self, count: int) -> int:
         """`count`, or the share of it that this run does; at least 1."""
@@ -35,7 +39,7 @@ class Lab:
         self, names: Sequence[str], rounds: int, measure: Callable[[Worker, int], T]
     ) -> dict[str, list[T]]:
         """`turns.take_turns` with this run's share of `rounds`."""
-        return take_turns(self.fleet, names, self.repeats(rounds), measure)
+        return take_turns(self.fleet, names, self.repeats(rounds), measure, pause_s=self.pause_s)
 
     def versus(
         self, bar: str, unit: str, limit: Limit, peer: str, figures: Mapping[str, list[float]]

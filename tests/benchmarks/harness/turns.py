@@ -11,9 +11,6 @@ from tests.benchmarks.harness.worker import Worker, WorkerError
 
 T = TypeVar("T")
 
-# For the threads of the side before to fall asleep, and for what an engine does when it is idle.
-PAUSE_S = 0.4
-
 
 def take_turns(
     fleet: Fleet,
@@ -21,11 +18,12 @@ def take_turns(
     rounds: int,
     measure: Callable[[Worker, int], T],
     *,
-    pause_s: float = PAUSE_S,
+    pause_s: float,
 ) -> dict[str, list[T]]:
     """Round by round `measure(worker, round)` of every side, one at a time; each round begins with
     another side.
 
+    Before each turn there are `pause_s` seconds, for the threads of the side before to fall asleep.
     Round 0 is a warm-up and not in the result. A side that fails is given up, and the rounds it did
     are not in the result either.
     """

@@ -48,12 +48,20 @@ def _parameter(model: ov.Model) -> ov.Node:
 
 def _drop_flattening(model: ov.Model) -> None:
     """Take out what made a matrix of the LM head's result, between it and the output."""
-    result = model.get_results()[0]
-    names = result.input_value(0).get_names()
-    node = result.input_value(0).get_node()
+    end = model.get_results()[0].input(0)
+    names = end.get_source_output().get_names()
+    node = end.get_source_output().get_node()
     while node.get_type_name() != "MatMul":
-        following = node.input_value(0)
+        computed = _computed_input(node)
         if node.get_type_name() in _SHAPE_ONLY:
-            node.output(0).replace(following)
-        node = following.get_node()
-    result.input_value(0).set_names(names)
+            node.output(0).replace(computed)
+        node = computed.get_node()
+    end.get_source_output().set_names(names)
+
+
+def _computed_input(node: ov.Node) -> ov.Output:
+    """The first input of `node` that is no constant."""
+    for port in node.inputs():
+        if port.get_source_output().get_node().get_type_name() != "Constant":
+            return port.get_source_output()
+    raise ValueError(f"no LM head found: {node.get_friendly_name()} depends on constants alone")
