@@ -78,12 +78,18 @@ def together(outcomes: Iterable[Outcome]) -> Candidate:
 
 
 def _verdict(candidate: Candidate, judgement: Judgement) -> str:
-    gain, margin = 1 - judgement.ratio, judgement.margin
     with_memory = f"; {candidate.memory}" if candidate.memory else ""
+    return _judged(candidate, judgement) + with_memory
+
+
+def _judged(candidate: Candidate, judgement: Judgement) -> str:
+    margin = f"{judgement.margin:.1%}"
     if judgement.wins:
-        return f"wins (more than {margin:.1%}){with_memory}"
-    if gain < -margin:
-        return f"slower{with_memory}"
+        return f"wins by more than {margin}"
+    if judgement.ratio > 1 + judgement.margin:
+        return "slower"
+    if judgement.ratio >= 1:
+        return "no faster"
     if candidate.memory_factor > 1:
-        return f"not {margin:.1%} faster, which its memory asks for{with_memory}"
-    return f"not {margin:.1%} faster{with_memory}"
+        return f"faster by less than the {margin} that its memory asks for"
+    return f"faster by less than the margin of {margin}"

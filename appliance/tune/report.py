@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
 from appliance.tune.calibration import Calibration, Trial
-from appliance.tune.judge import ANSWER_TOKENS, PROMPT_TOKENS
+from appliance.tune.judge import ANSWER_TOKENS, MIN_MARGIN, PROMPT_TOKENS
 
+_QUIET_MARGIN = 2 * MIN_MARGIN  # half of it is there when nothing disturbs
 _HEADER = ("candidate", "decode ms", f"prefill {PROMPT_TOKENS} ms", "x default", "verdict")
 
 
@@ -23,6 +25,9 @@ def as_table(calibration: Calibration) -> Iterator[str]:
         f"x default: time of a turn, {PROMPT_TOKENS} prompt tokens and {ANSWER_TOKENS} answered; "
         "median over rounds in turns"
     )
+    margins = [trial.margin for trial in calibration.trials if trial.margin is not None]
+    if margins and statistics.median(margins) > _QUIET_MARGIN:
+        yield f"the machine was not quiet (margins up to {max(margins):.0%}); tune again when it is"
     if calibration.not_reached:
         yield f"no time for: {', '.join(calibration.not_reached)}"
     costs = ", ".join(f"{n}: {cost:.2f}" for n, cost in calibration.verify_cost.items())

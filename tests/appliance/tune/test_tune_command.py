@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +133,7 @@ def test_the_table(tiny_model_dir: Path) -> None:
     assert table[:5] == [
         "candidate  decode ms  prefill 128 ms  x default  verdict",
         "default        30.00           200.0      1.000",
-        "group 64       25.00           200.0      0.849  wins (more than 3.0%)",
+        "group 64       25.00           200.0      0.849  wins by more than 3.0%",
         "",
         table[4],
     ]
@@ -139,6 +141,18 @@ def test_the_table(tiny_model_dir: Path) -> None:
     assert table[-1] == (
         "kept: engine.dynamic_quantization_group_size = 64, engine.max_draft_tokens = 6"
     )
+
+
+def test_a_machine_that_was_not_quiet_is_told(tiny_model_dir: Path) -> None:
+    remark = "the machine was not quiet"
+
+    def lines(noise: Iterator[float]) -> list[str]:
+        machine = ScriptedMachine(noise=noise)
+        return list(as_table(tune(load(tiny_model_dir), machine).calibration))
+
+    assert not any(line.startswith(remark) for line in lines(cycle([1.0])))
+    (line,) = [one for one in lines(cycle([1.0, 1.7, 1.2, 0.8, 1.0])) if one.startswith(remark)]
+    assert "tune again when it is" in line
 
 
 def refused(capsys: Capture, *arguments: str) -> tuple[int, str]:

@@ -43,6 +43,14 @@ def tune(
     return tuner.run(candidates, chunks)
 
 
+@pytest.mark.parametrize(
+    ("decode", "verdict"), [(40, "slower"), (30, "no faster"), (30.5, "no faster")]
+)
+def test_who_is_not_faster_is_told_so(decode: float, verdict: str) -> None:
+    tuning = tune(ScriptedMachine(by_group(g64=(decode, 200))), GROUP_64)
+    assert trial(tuning, "group 64").verdict == verdict
+
+
 def by_group(**speeds: Speed) -> Callable[[EngineConfig], Speed]:
     """Speeds by group size, `g64=(28, 200)`; 30 and 200 ms otherwise."""
     return lambda config: speeds.get(f"g{config.dynamic_quantization_group_size}", (30, 200))
@@ -76,7 +84,7 @@ def test_nothing_wins_by_a_hair() -> None:
     tuning = tune(ScriptedMachine(by_group(g64=(29.5, 200))), GROUP_64)
     assert tuning.winner is None
     assert trial(tuning, "default").verdict == "stays"
-    assert trial(tuning, "group 64").verdict == "not 3.0% faster"
+    assert trial(tuning, "group 64").verdict == "faster by less than the margin of 3.0%"
     assert tuning.sweeps[0].steady[1] == 30
 
 
@@ -137,10 +145,12 @@ def test_memory_must_be_bought_and_is_named() -> None:
 
     lost = trial(tune(on((27, 180)), KV_F16), "kv f16")
     assert not lost.wins
-    assert lost.verdict == ("not 13.0% faster, which its memory asks for; 24 KB instead of 12")
+    assert lost.verdict == (
+        "faster by less than the 13.0% that its memory asks for; 24 KB instead of 12"
+    )
     won = trial(tune(on((25, 160)), KV_F16), "kv f16")
     assert won.wins
-    assert won.verdict == "wins (more than 13.0%); 24 KB instead of 12"
+    assert won.verdict == "wins by more than 13.0%; 24 KB instead of 12"
 
 
 def other_answers(config: EngineConfig) -> NDArray[np.float32]:
