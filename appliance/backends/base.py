@@ -89,10 +89,16 @@ class KVCacheManager(Protocol):
         """
 
     def reserve(self, slot: Slot, num_tokens: int) -> bool:
-        """Make sure `slot` can hold `num_tokens` more; False: no room now, preempt or wait."""
+        """Make sure `slot` can hold `num_tokens` more, until the next `commit`.
+
+        False: no room now, preempt or wait.
+        """
 
     def commit(self, slot: Slot, token_ids: Sequence[int]) -> None:
-        """Record that KV of `token_ids` was computed behind what `slot` held."""
+        """Record that KV of `token_ids` was computed behind what `slot` held.
+
+        Room that was reserved for more than those is free again.
+        """
 
     def free(self, slot: Slot, *, keep_prefix: bool) -> None:
         """Give the seat back; with `keep_prefix` its KV may serve later sequences. Idempotent."""

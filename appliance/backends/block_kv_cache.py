@@ -83,6 +83,10 @@ class BlockKVCache:
             assert len(block.token_ids) == table.num_tokens % BLOCK_SIZE and block.num_refs == 1
             block.token_ids.append(token_id)
             table.num_tokens += 1
+        # Room for drafts that were rejected goes back, or another sequence might be preempted for
+        # want of it.
+        while len(table.blocks) > _num_blocks(table.num_tokens):
+            self._pool.release(table.blocks.pop(), keep=False)
 
     def free(self, slot: Slot, *, keep_prefix: bool) -> None:
         table = self._tables.pop(slot, None)

@@ -8,7 +8,7 @@ than its time.
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from appliance.engine.prompt_lookup import Guess, PromptLookup
 from appliance.engine.sequence import Sequence
@@ -18,8 +18,10 @@ from appliance.engine.sequence import Sequence
 _COSTS = ((1, 1.0), (2, 1.07), (4, 1.15), (8, 1.3), (16, 1.9), (32, 3.3))
 _COST_PER_TOKEN_BEHIND = (3.3 - 1.9) / 16
 
-# All drafts of a step together: whoever has none in it waits for them, too.
+# All drafts of a step together; and how much longer it may take for them while there are sequences
+# with nothing to guess, which only wait.
 _MAX_STEP_DRAFTS = 16
+_MAX_SLOWDOWN = 1.5
 
 
 class DraftPlanner:
@@ -58,22 +60,17 @@ class DraftPlanner:
 
 def ragged_counts(guesses: SequenceOf[Guess], num_prompt_tokens: int) -> list[int]:
     """Drafts per guess where a pass costs as much as all its tokens: the likeliest ones first."""
-    counts = [0] * len(guesses)
-    num_tokens = len(guesses) + num_prompt_tokens
-    # A prompt's token is worth what it costs, or drafts would seem cheap beside a long prompt.
-    worth = len(guesses) + num_prompt_tokens * _COST_PER_TOKEN_BEHIND
-    best, num_drafts = worth / pass_cost(num_tokens), 0
     # No chance is larger than the one before it, so of each guess a beginning is taken.
     ranked = sorted(
         ((chance, row) for row, guess in enumerate(guesses) for chance in guess.chances),
         reverse=True,
     )[:_MAX_STEP_DRAFTS]
-    for count, (chance, _) in enumerate(ranked, start=1):
-        worth += chance
-        rate = worth / pass_cost(num_tokens + count)
-        if rate > best:
-            best, num_drafts = rate, count
-    for _, row in ranked[:num_drafts]:
+    # A prompt's token is worth what it costs, or drafts would seem cheap beside a long prompt.
+    worth = len(guesses) + num_prompt_tokens * _COST_PER_TOKEN_BEHIND
+    worths = list(accumulate((chance for chance, _ in ranked), initial=worth))
+    sizes = [len(guesses) + num_prompt_tokens + count for count in range(len(worths))]
+    counts = [0] * len(guesses)
+    for _, row in ranked[: _best(guesses, worths, sizes)]:
         counts[row] += 1
     return counts
 
@@ -81,15 +78,28 @@ def ragged_counts(guesses: SequenceOf[Guess], num_prompt_tokens: int) -> list[in
 def padded_counts(guesses: SequenceOf[Guess], num_prompt_tokens: int) -> list[int]:
     """Drafts per guess where every row costs as much as the longest: up to one length for all."""
     assert not num_prompt_tokens, "prompts have a step of their own here"
-    rows, worth = len(guesses), float(len(guesses))
-    best, length = worth / pass_cost(rows), 0
-    longest = max((len(guess.token_ids) for guess in guesses), default=0)
-    for count in range(1, min(longest, _MAX_STEP_DRAFTS // rows) + 1):
-        worth += sum(guess.chances[count - 1] for guess in guesses if len(guess.chances) >= count)
-        rate = worth / pass_cost(rows * (1 + count))
-        if rate > best:
-            best, length = rate, count
+    num_rows = len(guesses)
+    longest = max(len(guess.token_ids) for guess in guesses)
+    gains = [
+        sum(guess.chances[index] for guess in guesses if index < len(guess.chances))
+        for index in range(min(longest, _MAX_STEP_DRAFTS // num_rows))
+    ]
+    worths = list(accumulate(gains, initial=float(num_rows)))
+    sizes = [num_rows * (1 + count) for count in range(len(worths))]
+    length = _best(guesses, worths, sizes)
     return [min(length, len(guess.token_ids)) for guess in guesses]
+
+
+def _best(guesses: SequenceOf[Guess], worths: SequenceOf[float], sizes: SequenceOf[int]) -> int:
+    """Which of several passes gives most per time; the first is the one without drafts.
+
+    `worths` are the tokens expected from each, `sizes` those computed in it.
+    """
+    costs = [pass_cost(size) for size in sizes]
+    somebody_waits = not all(guess.token_ids for guess in guesses)
+    limit = costs[0] * _MAX_SLOWDOWN if somebody_waits else costs[-1]
+    rates = [w / cost for w, cost in zip(worths, costs, strict=True) if cost <= limit]
+    return rates.index(max(rates))
 
 
 def pass_cost(num_tokens: int) -> float:

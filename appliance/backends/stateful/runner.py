@@ -46,7 +46,9 @@ class StatefulRunner:
         max_model_len: int,
         vocab_size: int,
     ) -> None:
-        self.limits = RunnerLimits(max_slots, max_model_len, vocab_size, mixes_phases=False)
+        self.limits = RunnerLimits(
+            max_slots, max_model_len, vocab_size, mixes_phases=False, pads_rows=True
+        )
         self._compiled = compiled
         self._kv = kv
         self._host = host

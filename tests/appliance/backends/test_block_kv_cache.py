@@ -112,6 +112,27 @@ def test_a_refused_sequence_leaves_its_prefix_known() -> None:
     assert visit(kv, [*prompt, 1]) == len(prompt)
 
 
+def test_room_for_drafts_that_were_rejected_goes_back() -> None:
+    kv = cache(num_blocks=3)
+    prompt = text(1, BLOCK_SIZE - 2)
+    drafting, _ = start(kv, prompt)
+    other, _ = start(kv, text(2, BLOCK_SIZE))
+    assert kv.reserve(drafting, 8)
+    assert len(kv.block_indices(drafting)) == 2
+    assert not kv.reserve(other, 1), "the drafts have the last block"
+    kv.commit(drafting, [7])
+    kv.check_integrity()
+    assert len(kv.block_indices(drafting)) == 1
+    assert kv.reserve(other, 1)
+    assert not kv.reserve(drafting, 8)
+    assert kv.reserve(drafting, 1)
+    kv.commit(drafting, [8])
+    assert kv.token_ids(drafting, BLOCK_SIZE) == [*prompt, 7, 8]
+    for slot in (drafting, other):
+        kv.free(slot, keep_prefix=True)
+    assert visit(kv, [*prompt, 7, 8, 9]) == BLOCK_SIZE
+
+
 def test_children_of_forgotten_content_are_not_taken_for_children_of_the_new() -> None:
     """A block's place is its parent's content: reusing the parent's block must not adopt them."""
     kv = cache(num_blocks=3)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.engine.draft_planner import DraftPlanner, pass_cost, ragged_counts
+from appliance.engine.draft_planner import DraftPlanner, padded_counts, pass_cost, ragged_counts
 from appliance.engine.prompt_lookup import Guess
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.sequence import Sequence
@@ -103,6 +103,19 @@ def test_a_first_draft_too_dear_by_itself_is_taken_for_those_behind_it() -> None
 def test_the_likeliest_drafts_come_first_whoever_has_them() -> None:
     sure, less = guess(*[0.9] * 12), guess(0.8, 0.7, 0.2, 0.1, 0.05)
     assert ragged_counts([less, sure], 0) == [2, 12]
+
+
+def test_one_with_nothing_to_guess_waits_half_as_long_again_at_most() -> None:
+    sure = guess(*[0.99] * 15)
+    assert ragged_counts([sure], 0) == [15]
+    (count, none) = ragged_counts([sure, NOTHING], 0)
+    assert none == 0
+    assert 1.4 < pass_cost(2 + count) / pass_cost(2) <= 1.5
+    short = guess(*[0.99] * 7)
+    assert padded_counts([short, short], 0) == [7, 7]
+    count, none, _ = padded_counts([short, NOTHING, NOTHING], 0)
+    assert none == 0
+    assert 1 < pass_cost(3 * (1 + count)) / pass_cost(3) <= 1.5
 
 
 def test_beside_a_prompt_only_what_is_worth_its_full_cost_is_verified() -> None:

@@ -128,9 +128,9 @@ def test_an_extraction_has_the_same_ids_in_far_fewer_passes(model: Model) -> Non
 
 
 def test_beside_one_that_copies_nothing_both_have_their_ids(model: Model) -> None:
-    """Rows with drafts of different lengths in one pass, where the variant computes several."""
+    """Rows with drafts of different lengths in one pass."""
     alone = [model.answers(p, max_draft_tokens=0)[0][0] for p in (EXTRACTION, OTHER)]
     together, _ = model.answers(EXTRACTION, OTHER, max_draft_tokens=7)
     assert together == alone
-    if model.runner.limits.max_slots > 1 and not model.runner.limits.pads_rows:
-        assert any(len(set(lengths)) > 1 for lengths in model.runner.chunk_lengths)
+    decoding = [lengths for lengths in model.runner.chunk_lengths if max(lengths) <= 8]
+    assert any(len(set(lengths)) > 1 for lengths in decoding)
