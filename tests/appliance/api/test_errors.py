@@ -17,6 +17,7 @@ from appliance.api import exceptions
 from appliance.api.exceptions import ANSWERS, answer_to, error_body
 from appliance.bench import errors as bench_errors
 from appliance.config import Config, EngineConfig, ServerConfig
+from appliance.tune.calibration import UnusableCalibrationError
 from tests.fakes import FakeRunner
 from tests.server import CHAT, COMPLETIONS, Served, chat_body, raw_request, wait_until
 
@@ -292,6 +293,7 @@ NEVER_IN_A_ROUTE = {
     errors.OverloadError: "a base class",
     bench_errors.BenchError: "the measuring client",
     bench_errors.ServerUnreachableError: "the measuring client",
+    UnusableCalibrationError: "reading the calibration, which is then ignored",
 }
 
 
