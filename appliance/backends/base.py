@@ -130,10 +130,43 @@ class ModelRunner(Protocol):
         """Give back the model and its memory."""
 
 
+class SavedPrefixes(Protocol):
+    """Known prefixes on disk, for the next start."""
+
+    def save_if_due(self) -> None:
+        """Save every few minutes what is new; called after every step, nearly always for nothing.
+
+        Never raises for the disk.
+        """
+
+    def close(self) -> None:
+        """Save for the last time; returns when it is done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One variant, ready to run: the two halves of the seam and the words to describe it."""
+    """One variant, ready to run: the two halves of the seam and the words to describe it.
+
+    `prefixes` None: nothing is saved.
+    """
 
     kv: KVCacheManager
     runner: ModelRunner
     description: str
+    prefixes: SavedPrefixes | None = None
+
+    def step_done(self) -> None:
+        """Housekeeping between two steps, or when none is scheduled."""
+        if self.prefixes is not None:
+            self.prefixes.save_if_due()
+
+    def idle(self) -> None:
+        """Nothing is scheduled: a moment for housekeeping of at most some 50 ms."""
+        self.runner.idle()
+        self.kv.check_integrity()
+        self.step_done()
+
+    def save(self) -> None:
+        """No step comes any more: save prefixes for the next start."""
+        if self.prefixes is not None:
+            self.prefixes.close()

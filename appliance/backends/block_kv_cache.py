@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from appliance.backends.base import Allocation, KVStats, Slot
-from appliance.backends.block_pool import BLOCK_SIZE, ROOT, Block, BlockPool
+from appliance.backends.block_pool import BLOCK_SIZE, ROOT, Block, BlockPool, KnownBlock
 
 
 @dataclass(slots=True)
@@ -114,6 +114,16 @@ class BlockKVCache:
     def block_indices(self, slot: Slot) -> list[int]:
         """Where the slot's KV lies in the cache tensors, block by block. For the runner."""
         return [block.index for block in self._tables[slot].blocks]
+
+    def known_blocks(self, max_blocks: int) -> list[KnownBlock]:
+        """What the pool knows, most recently used first, parents before their children."""
+        # A copy that is still to be carried out has its tokens already, and not yet its KV.
+        unfinished = {target for _, target in self._copies}
+        return [b for b in self._pool.known(max_blocks) if b.index not in unfinished]
+
+    def restore_blocks(self, known: Sequence[tuple[int | None, Sequence[int]]]) -> list[int]:
+        """See `BlockPool.restore`."""
+        return self._pool.restore(known)
 
     def seat(self, slot: Slot) -> int | None:
         """A number that no other sequence has or had; None when nobody sits in `slot`."""

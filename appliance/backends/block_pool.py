@@ -36,6 +36,16 @@ class Block:
     token_ids: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class KnownBlock:
+    """What one block holds. `parent_uid` None: a text begins with it."""
+
+    uid: int
+    parent_uid: int | None
+    index: int
+    token_ids: tuple[int, ...]
+
+
 class BlockPool:
     """All blocks: empty, idle (known content, no reference) or referred to."""
 
@@ -99,6 +109,37 @@ class BlockPool:
             if length > longest:
                 best, longest = child, length
         return None if best is None else (best, longest)
+
+    def known(self, max_blocks: int) -> list[KnownBlock]:
+        """The most recently used blocks that hold something, parents before their children."""
+        used = [b for blocks in self._children.values() for b in blocks if b.num_refs]
+        # A block is begun after its parent; and it is given back before it, so that among the idle
+        # ones the parent is the newer one.
+        blocks = [*sorted(used, key=lambda block: block.uid), *reversed(self._idle.values())]
+        return [
+            KnownBlock(
+                block.uid,
+                None if block.parent_uid == ROOT else block.parent_uid,
+                block.index,
+                tuple(block.token_ids),
+            )
+            for block in blocks
+            if block.token_ids
+        ][:max_blocks]
+
+    def restore(self, known: Sequence[tuple[int | None, Sequence[int]]]) -> list[int]:
+        """Fill empty blocks with what `known` returned once; the places of those that had room.
+
+        Each is told by its parent's position in `known` and its tokens, most recently used first.
+        """
+        blocks: list[Block] = []
+        for parent, token_ids in known[: len(self._empty)]:
+            block = self.take(ROOT if parent is None else blocks[parent].uid)
+            block.token_ids.extend(token_ids)
+            blocks.append(block)
+        for block in reversed(blocks):
+            self.release(block, keep=True)
+        return [block.index for block in blocks]
 
     def check_integrity(self, held: Mapping[int, int]) -> None:
         """Raise AssertionError unless all blocks are in place; `held`: index -> references."""

@@ -9,6 +9,7 @@ from appliance.backends.block_kv_cache import BlockKVCache
 from appliance.backends.block_pool import BLOCK_SIZE
 from appliance.backends.compile_options import CompileOptions, default_cache_dir
 from appliance.backends.kv_precision import kv_precision
+from appliance.backends.saved_prefixes import restored_prefixes
 from appliance.config import EngineConfig
 from appliance.errors import ConfigError
 from appliance.heap import bound_heap
@@ -49,15 +50,21 @@ def _create_stateful(config: EngineConfig, model_dir: Path, manifest: Manifest) 
     kv = _block_kv_cache(
         config, "prefix_cache_mb", config.prefix_cache_mb, max_model_len, block_bytes
     )
+    host = HostBlocks(kv.num_blocks, shape, precision)
     runner = StatefulRunner(
         compile_stateful(model_dir, compile_options(config)),
         kv,
-        HostBlocks(kv.num_blocks, shape, precision),
+        host,
         max_slots=config.max_num_seqs,
         max_model_len=max_model_len,
         vocab_size=model.vocab_size,
     )
-    return Backend(kv, runner, description=f"stateful KV cache, {manifest.weights.precision}")
+    return Backend(
+        kv,
+        runner,
+        description=f"stateful KV cache, {manifest.weights.precision}",
+        prefixes=restored_prefixes(config, manifest, kv, host.arrays),
+    )
 
 
 def _create_paged(config: EngineConfig, model_dir: Path, manifest: Manifest) -> Backend:
@@ -76,7 +83,12 @@ def _create_paged(config: EngineConfig, model_dir: Path, manifest: Manifest) -> 
         max_model_len=max_model_len,
         vocab_size=manifest.architecture.vocab_size,
     )
-    return Backend(kv, runner, description=f"paged KV cache, {manifest.weights.precision}")
+    return Backend(
+        kv,
+        runner,
+        description=f"paged KV cache, {manifest.weights.precision}",
+        prefixes=restored_prefixes(config, manifest, kv, runner.arrays),
+    )
 
 
 def _block_kv_cache(

@@ -117,6 +117,19 @@ class EngineConfig:
             "~/.cache/qwen-appliance; an unusable directory only costs start-up time"
         ),
     ] = None
+    saved_prefixes_dir: Annotated[
+        Path | None,
+        Rule(
+            "where known prefixes are kept for the next start, prompts and answers of users among "
+            "them; null: $STATE_DIRECTORY/kv under systemd, otherwise nowhere"
+        ),
+    ] = None
+    saved_prefixes_mb: Annotated[
+        int, Rule("disk for saved prefixes; 0: none are saved", ge=0, le=1048576)
+    ] = 64
+    saved_prefixes_interval_s: Annotated[
+        float, Rule("how often new prefixes are saved; and always at the end", ge=1, le=86400)
+    ] = 300.0
     calibration_file: Annotated[
         Path | None,
         Rule(

@@ -158,6 +158,8 @@ class Engine:
                 self._inbox.run(wait=not self._scheduler.has_work, idle=self._idle)
                 self.step()
                 self._flush()
+                self._backend.step_done()
+            self._backend.save()
         except Exception as error:
             _log.exception("the engine thread died")
             death = EngineDeadError(f"the engine died ({error}); the service must be restarted")
@@ -218,8 +220,7 @@ class Engine:
             self._finish(sequence, FinishReason.ERROR, error)
 
     def _idle(self) -> None:
-        self._backend.runner.idle()
-        self._backend.kv.check_integrity()
+        self._backend.idle()
         self._recorder.refresh()
 
     def _flush(self) -> None:

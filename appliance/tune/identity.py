@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 from collections.abc import Iterator
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.model_dir import MODEL_BIN, MODEL_XML, Manifest
+from appliance.backends.model_hash import model_hash
+from appliance.model_dir import Manifest
 
 # x86 has the first four; Arm has no name, only numbers.
 _CPU_FIELDS = (
@@ -55,12 +55,6 @@ def identity_of(manifest: Manifest, kv_cache: str) -> Identity:
         model=model_hash(manifest),
         kv_cache=kv_cache,
     )
-
-
-def model_hash(manifest: Manifest) -> str:
-    """Lower-case hex; the same weights in the same graph give the same one."""
-    checksums = "".join(manifest.files[name].sha256 for name in (MODEL_XML, MODEL_BIN))
-    return hashlib.sha256(checksums.encode()).hexdigest()
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

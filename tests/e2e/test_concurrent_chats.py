@@ -1,4 +1,4 @@
-"""Eight conversations at once on the paged variant, through OpenAI's client and a real model."""
+"""Eight conversations at once on both variants, through OpenAI's client and a real model."""
 
 from __future__ import annotations
 
@@ -38,10 +38,12 @@ async def all_at_once(url: str, model: str) -> list[tuple[list[str], CompletionU
 
 
 @pytest.mark.model
+@pytest.mark.parametrize("kv_cache", ["stateful", "paged"])
 def test_eight_chats_stream_together_and_all_are_known_afterwards(
-    model_dir: Path, tmp_path: Path
+    model_dir: Path, tmp_path: Path, kv_cache: str
 ) -> None:
-    with ServedProcess(model_dir, "engine.kv_cache=paged", cache_dir=tmp_path) as served:
+    setting = f"engine.kv_cache={kv_cache}"
+    with ServedProcess(model_dir, setting, cache_dir=tmp_path) as served:
         first = asyncio.run(all_at_once(served.url, served.model))
         again = asyncio.run(all_at_once(served.url, served.model))
     texts = ["".join(pieces) for pieces, _ in first]

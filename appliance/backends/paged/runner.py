@@ -42,6 +42,11 @@ class PagedRunner:
             self._request.set_tensor(name, tensor)
             self._caches.append(tensor)
 
+    @property
+    def arrays(self) -> tuple[NDArray[np.generic], ...]:
+        """The blocks; every array's first axis is the block."""
+        return tuple(tensor.data for tensor in self._caches)
+
     def forward(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
         self._copy_blocks()
         try:
