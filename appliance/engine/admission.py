@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection
+from itertools import islice
 
 from appliance.engine.generation import Generation
 from appliance.engine.pace import Pace
@@ -30,7 +31,8 @@ class Admission:
         self.max_open = max_slots + max_waiting
         self._max_slots = max_slots
         self._clock = clock
-        self._open: set[Generation] = set()
+        # In the order they came, which is the order they are seated in.
+        self._open: dict[Generation, None] = {}
         self._pace = Pace()
         self._next_return_at = 0.0
         self._closed_for_s: int | None = None
@@ -38,7 +40,7 @@ class Admission:
     @property
     def open(self) -> Collection[Generation]:
         """Generations that came in and have not ended."""
-        return self._open
+        return self._open.keys()
 
     def check(self) -> None:
         """Raise `NotReadyError` when closed and `QueueFullError` when full."""
@@ -55,7 +57,7 @@ class Admission:
         """One more is open; `check` has let it in."""
         if not self._open:
             self._pace.resumed(self._clock())
-        self._open.add(generation)
+        self._open[generation] = None
 
     def delivered(self, outputs: Collection[tuple[Generation, StepOutput]]) -> None:
         """What one step gave was delivered; those that ended with it leave."""
@@ -63,7 +65,7 @@ class Admission:
         self._pace.delivered(self._clock(), num_tokens)
         for generation, output in outputs:
             if output.finish_reason is not None:
-                self._open.discard(generation)
+                self._open.pop(generation, None)
                 self._pace.finished(generation.num_output_tokens)
 
     def forget_pace(self) -> None:
@@ -75,7 +77,8 @@ class Admission:
         self._closed_for_s = retry_after_s
 
     def _retry_after_s(self, now: float) -> int:
-        wait = self._pace.seconds_to_place(self._open, self._max_slots) or _UNKNOWN_S
+        running = list(islice(self._open, self._max_slots))
+        wait = self._pace.seconds_to_place(running) or _UNKNOWN_S
         between = self._pace.seconds_per_place() or 0.0
         back_at = max(now + wait, self._next_return_at + between)
         self._next_return_at = min(back_at, now + _MAX_RETRY_AFTER_S)

@@ -53,15 +53,12 @@ class Pace:
             return None
         return per_token * max(1.0, sum(self._lengths) / len(self._lengths))
 
-    def seconds_to_place(
-        self, open_answers: Collection[OpenAnswer], num_slots: int
-    ) -> float | None:
-        """Time until the first of `open_answers` ends, `num_slots` at once; None while unknown."""
+    def seconds_to_place(self, running: Collection[OpenAnswer]) -> float | None:
+        """Time until the first of `running` ends, which share the pace; None while unknown."""
         per_token = self._seconds_per_token()
-        if per_token is None or not open_answers:
+        if per_token is None or not running:
             return None
-        num_running = min(len(open_answers), num_slots)
-        return per_token * num_running * min(map(self._expected_tokens, open_answers))
+        return per_token * len(running) * min(map(self._expected_tokens, running))
 
     def _seconds_per_token(self) -> float | None:
         return self._busy_s / self._num_tokens if self._num_tokens > 0.5 else None

@@ -85,6 +85,18 @@ def test_the_first_one_comes_back_when_a_place_is_free(clock: Clock) -> None:
     assert bench.refused() == pytest.approx(7, abs=1)
 
 
+def test_those_that_wait_do_not_end_before_those_that_run(clock: Clock) -> None:
+    bench = Bench(clock, max_slots=1, max_waiting=1)
+    bench.answer(20)
+    running, waiting = bench.enter(max_tokens=300), bench.enter(max_tokens=300)
+    for _ in range(50):
+        clock.now += 0.1
+        bench.deliver(running)
+    assert waiting.num_output_tokens == 0
+    # Longer than any before it, so it may get all its 300 tokens.
+    assert bench.refused() == pytest.approx(25, abs=1)
+
+
 def test_each_further_one_comes_back_one_place_later(clock: Clock) -> None:
     bench = Bench(clock, max_slots=1, max_waiting=0)
     bench.answer(50)

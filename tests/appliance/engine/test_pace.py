@@ -27,11 +27,11 @@ def steady(*, step_s: float = 0.1, tokens: int = 4, steps: int = 200, start: flo
 def test_nothing_is_known_at_first() -> None:
     pace = Pace()
     assert pace.seconds_per_place() is None
-    assert pace.seconds_to_place([Answer(0, 10)], 4) is None
+    assert pace.seconds_to_place([Answer(0, 10)]) is None
     pace.resumed(0.0)
     pace.delivered(1.0, 4)
     assert pace.seconds_per_place() is None, "no answer has ended"
-    assert pace.seconds_to_place([], 4) is None
+    assert pace.seconds_to_place([]) is None
 
 
 def test_a_place_comes_free_whenever_an_answer_is_through() -> None:
@@ -46,27 +46,20 @@ def test_the_answer_that_has_come_furthest_ends_first() -> None:
     pace.finished(100)
     running = [Answer(20, 500), Answer(80, 500), Answer(50, 500), Answer(0, 500)]
     # 20 tokens more of the second, while the three others get as many.
-    assert pace.seconds_to_place(running, 4) == pytest.approx(20 * 4 / 40, rel=0.01)
-
-
-def test_those_that_wait_share_nothing_with_those_that_run() -> None:
-    pace = steady(step_s=0.1, tokens=1)
-    pace.finished(100)
-    alone_and_three_waiting = [Answer(80, 500), *[Answer(0, 500)] * 3]
-    assert pace.seconds_to_place(alone_and_three_waiting, 1) == pytest.approx(2.0, rel=0.01)
+    assert pace.seconds_to_place(running) == pytest.approx(20 * 4 / 40, rel=0.01)
 
 
 def test_an_answer_longer_than_all_before_may_go_on_to_its_end() -> None:
     pace = steady(step_s=0.1, tokens=1)
     pace.finished(10)
-    assert pace.seconds_to_place([Answer(50, 500)], 1) == pytest.approx(45.0, rel=0.01)
-    assert pace.seconds_to_place([Answer(499, 500)], 1) == pytest.approx(0.1, rel=0.01)
+    assert pace.seconds_to_place([Answer(50, 500)]) == pytest.approx(45.0, rel=0.01)
+    assert pace.seconds_to_place([Answer(499, 500)]) == pytest.approx(0.1, rel=0.01)
 
 
 def test_no_answer_gets_more_than_it_may() -> None:
     pace = steady(step_s=0.1, tokens=1)
     pace.finished(1000)
-    assert pace.seconds_to_place([Answer(0, 20)], 1) == pytest.approx(2.0, rel=0.01)
+    assert pace.seconds_to_place([Answer(0, 20)]) == pytest.approx(2.0, rel=0.01)
 
 
 def test_only_recent_lengths_count() -> None:
