@@ -84,7 +84,7 @@ class Engine:
         return self._death
 
     def kv_stats(self) -> KVStats:
-        """Counters of the KV cache; each is right by itself, they may be a step apart."""
+        """Counters of the KV cache, for a moment when nothing runs: they are added up unlocked."""
         return self._backend.kv.stats()
 
     def record_to(self, metrics: EngineMetrics) -> None:
