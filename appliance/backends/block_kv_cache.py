@@ -11,7 +11,7 @@ which rows of a stateful KV cache are filled.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -44,6 +44,7 @@ class BlockKVCache:
         self._free_slots = [Slot(index) for index in reversed(range(max_slots))]
         self._tables: dict[Slot, _Table] = {}
         self._copies: list[tuple[int, int]] = []
+        self._elsewhere: dict[str, Callable[[], int]] = {}
         self._num_seated = 0
         self._num_queried_tokens = 0
         self._num_hit_tokens = 0
@@ -96,13 +97,24 @@ class BlockKVCache:
         self._free_slots.append(slot)
 
     def stats(self) -> KVStats:
+        pool, size = self._pool, self._bytes_per_block
+        kinds = {
+            "running": (pool.num_filled - pool.num_idle) * size,
+            "prefix": pool.num_idle * size,
+            **{kind: num_bytes() for kind, num_bytes in self._elsewhere.items()},
+        }
         return KVStats(
             num_slots_used=len(self._tables),
-            num_tokens=self._pool.num_tokens,
-            num_bytes=self._pool.num_filled * self._bytes_per_block,
+            num_tokens=pool.num_tokens,
+            num_bytes=sum(kinds.values()),
             num_queried_tokens=self._num_queried_tokens,
             num_hit_tokens=self._num_hit_tokens,
+            kinds=kinds,
         )
+
+    def count_also(self, kind: str, num_bytes: Callable[[], int]) -> None:
+        """Have `stats` count KV that lies elsewhere than in blocks."""
+        self._elsewhere[kind] = num_bytes
 
     def check_integrity(self) -> None:
         self._pool.check_integrity(

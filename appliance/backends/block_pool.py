@@ -67,6 +67,11 @@ class BlockPool:
         return self.num_blocks - len(self._empty)
 
     @property
+    def num_idle(self) -> int:
+        """Blocks with known content that nobody refers to."""
+        return len(self._idle)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens in all blocks, those that several sequences use counted once."""
         return sum(len(block.token_ids) for blocks in self._children.values() for block in blocks)

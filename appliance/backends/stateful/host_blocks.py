@@ -55,6 +55,10 @@ class HostBlocks:
         """All that the blocks are; every array's first axis is the block."""
         return self._storage.arrays
 
+    @property
+    def bytes_per_token(self) -> int:
+        return sum(int(array[0].nbytes) for array in self.arrays) // BLOCK_SIZE
+
     @staticmethod
     def block_bytes(shape: KVShape, precision: Precision) -> int:
         """What one block takes."""

@@ -55,6 +55,7 @@ class StatefulRunner:
         self._batches: list[Batch] = []
         self._num_passes = 0
         self._num_spare_passes = 0
+        kv.count_also("state", lambda: self._state_bytes)
 
     def forward(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
         try:
@@ -73,6 +74,12 @@ class StatefulRunner:
 
     def close(self) -> None:
         self._batches.clear()
+
+    @property
+    def _state_bytes(self) -> int:
+        """What the state of all rows takes, holes included; OpenVINO's room to grow is not."""
+        num_positions = sum(len(batch.rows) * batch.length for batch in self._batches)
+        return num_positions * self._host.bytes_per_token
 
     def _forward(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
         for source, target in self._kv.take_copies():

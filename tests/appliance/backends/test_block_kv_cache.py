@@ -191,3 +191,14 @@ def test_whatever_comes_and_goes_the_books_add_up(seed: int) -> None:
                 else:
                     kv.free(allocation.slot, keep_prefix=True)
         kv.check_integrity()
+
+
+def test_bytes_are_told_by_what_they_are_for() -> None:
+    kv = cache()
+    slot, _ = start(kv, list(range(40)))
+    kv.count_also("state", lambda: 5)
+    assert kv.stats().kinds == {"running": 2 * BYTES_PER_BLOCK, "prefix": 0, "state": 5}
+    kv.free(slot, keep_prefix=True)
+    stats = kv.stats()
+    assert stats.kinds == {"running": 0, "prefix": 2 * BYTES_PER_BLOCK, "state": 5}
+    assert stats.num_bytes == 2 * BYTES_PER_BLOCK + 5
