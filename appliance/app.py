@@ -58,6 +58,11 @@ class Appliance:
         self.on_ready: Callable[[str], None] = _log.info
         self.on_failure: Callable[[ApplianceError], None] = lambda error: _log.error("%s", error)
 
+    @property
+    def engine(self) -> Engine | None:
+        """The engine; None until the model is loaded."""
+        return self._engine
+
     async def start(self) -> None:
         """Load, start the engine, answer one token, then serve. Raises nothing: see `on_failure`.
 

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -17,6 +17,8 @@ from appliance.app import Appliance, asgi
 from appliance.backends.base import Backend
 from appliance.config import Config, ServerConfig
 from appliance.errors import ApplianceError, BindError
+from appliance.notify import Notifier
+from appliance.supervision import Supervision
 
 _log = logging.getLogger(__name__)
 
@@ -32,11 +34,8 @@ def serve(config: Config, backend: Backend | None = None) -> int:
     _log.setLevel(logging.INFO)
     appliance = Appliance(config, backend)
     with _listening(config.server) as listener:
-        host, port = listener.getsockname()[:2]
-        server = _Server(appliance, config)
-        appliance.on_ready = lambda text: _log.info(
-            "ready on %s after %.2f s: %s", _url(host, port), _since_start_s(), text
-        )
+        server = _Server(appliance, config, _url(*listener.getsockname()[:2]))
+        appliance.on_ready = server.ready
         appliance.on_failure = server.fail
         server.run(sockets=[listener])
     return server.exit_code
@@ -49,7 +48,7 @@ class _Server(uvicorn.Server):
     `server.shutdown_grace_s`. Second one: abort now.
     """
 
-    def __init__(self, appliance: Appliance, config: Config) -> None:
+    def __init__(self, appliance: Appliance, config: Config, url: str) -> None:
         super().__init__(
             uvicorn.Config(
                 asgi(appliance, config),
@@ -65,6 +64,8 @@ class _Server(uvicorn.Server):
             )
         )
         self._appliance = appliance
+        self._url = url
+        self._supervision = Supervision(appliance, Notifier.from_environment(os.environ))
         self._grace_s = config.server.shutdown_grace_s
         self._tasks: set[asyncio.Task[None]] = set()
         self.exit_code = 0
@@ -75,6 +76,15 @@ class _Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         yield
+
+    async def main_loop(self) -> None:
+        self._spawn(self._supervision.run())
+        await super().main_loop()
+
+    def ready(self, text: str) -> None:
+        """The first real token was answered; `text` says what serves."""
+        _log.info("ready on %s after %.2f s: %s", self._url, _since_start_s(), text)
+        self._supervision.ready(self._url)
 
     def fail(self, error: ApplianceError) -> None:
         """Loading failed or the engine died: say so, and end with the error's exit code."""
@@ -87,9 +97,13 @@ class _Server(uvicorn.Server):
 
     def _drain(self, grace_s: float) -> None:
         self._appliance.stop_accepting()
+        self._supervision.stopping(grace_s)
         self.should_exit = True
-        task = asyncio.get_running_loop().create_task(self._close_after(grace_s))
-        self._tasks.add(task)
+        self._spawn(self._close_after(grace_s))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Run `work` beside; what is left of it is cancelled with the event loop."""
+        self._tasks.add(asyncio.get_running_loop().create_task(work))
 
     async def _close_after(self, grace_s: float) -> None:
         await asyncio.sleep(grace_s)

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 class Engine:
     """Runs sequences on a backend. Its public methods are for the event loop's thread.
 
-    `on_death` is called there, once, when the engine thread ended with an error.
+    `death` is why the engine thread ended, if it ended by itself; `on_death` is then called, once.
     `max_draft_tokens` 0 is no prompt lookup; `drafts` counts its drafts since the start.
     """
 
@@ -48,10 +48,10 @@ class Engine:
         max_draft_tokens: int = 0,
     ) -> None:
         self.limits = backend.runner.limits
+        self.death: EngineDeadError | None = None
         self.on_death: Callable[[EngineDeadError], None] = lambda death: None
         self._backend = backend
         self._admission = Admission(self.limits.max_slots, max_waiting)
-        self._death: EngineDeadError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._inbox = Inbox()
@@ -78,11 +78,6 @@ class Engine:
         """Most sequences that may be submitted and not finished."""
         return self._admission.max_open
 
-    @property
-    def death(self) -> EngineDeadError | None:
-        """Why the engine thread ended, if it ended by itself."""
-        return self._death
-
     def kv_stats(self) -> KVStats:
         """Counters of the KV cache, for a moment when nothing runs: they are added up unlocked."""
         return self._backend.kv.stats()
@@ -104,9 +99,9 @@ class Engine:
 
         Raises `QueueFullError`, `NotReadyError` while draining, `EngineDeadError`.
         """
-        if self._death is not None:
+        if self.death is not None:
             # A new one each time: an exception keeps the frames of every place it was raised at.
-            raise EngineDeadError(str(self._death))
+            raise EngineDeadError(str(self.death))
         self._admission.check()
         generation = Generation(
             lambda reason: self._inbox.put(lambda: self._finish(sequence, reason)),
@@ -123,6 +118,10 @@ class Engine:
         self._inbox.put(lambda: self._scheduler.add(sequence))
         return generation
 
+    async def turn(self) -> None:
+        """Return when the engine thread has come by, idle or between two steps; it may never."""
+        await self._inbox.turn()
+
     def stop_accepting(self, retry_after_s: int = 5) -> None:
         """Refuse new sequences from now on; those submitted go on."""
         self._admission.close(retry_after_s)
@@ -134,7 +133,7 @@ class Engine:
             self._inbox.put(self._close)
             # The thread ends within one step; its last outputs need this loop to go on meanwhile.
             await asyncio.to_thread(self._thread.join)
-        if self._death is None:
+        if self.death is None:
             self._backend.runner.close()
 
     def _deliver(self, outputs: list[tuple[Generation, StepOutput]]) -> None:
@@ -143,7 +142,7 @@ class Engine:
         self._admission.delivered(outputs)
 
     def _declare_dead(self, death: EngineDeadError) -> None:
-        self._death = death
+        self.death = death
         output = StepOutput((), 0, FinishReason.ERROR, death)
         self._recorder.died(self.num_open)
         self._deliver([(generation, output) for generation in self._admission.open])

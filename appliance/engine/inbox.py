@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ _IDLE_AFTER_S = 0.25
 
 
 class Inbox:
-    """`put` is for any thread, `run` for the engine thread alone."""
+    """`put` is for any thread, `turn` for the event loop's, `run` for the engine thread alone."""
 
     def __init__(self) -> None:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -19,6 +20,16 @@ class Inbox:
     def put(self, command: Command) -> None:
         """Have `command` run on the engine thread, behind all that were put before."""
         self._commands.put(command)
+
+    async def turn(self) -> None:
+        """Return when the engine thread has run all that was put before; for the event loop."""
+        loop, turned = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(turned.set)
+
+        self.put(tell)
+        await turned.wait()
 
     def run(self, *, wait: bool, idle: Command) -> None:
         """Run all commands that are there; with `wait`, at least one.

@@ -24,6 +24,7 @@ from appliance.config import Config, EngineConfig, ModelConfig, ServerConfig
 from appliance.model_dir import CHAT_TEMPLATE
 from appliance.serve import serve
 from tests.fakes import FakeRunner, fake_backend
+from tests.notify_socket import NotifySocket
 from tests.served_process import ServedProcess
 from tests.server import CHAT, chat_body, wait_until
 
@@ -265,6 +266,24 @@ def test_the_engines_death_ends_the_service_with_6(tiny_model_dir: Path, log: _L
     code, _ = run(tiny_model_dir, fake_backend(FakeRunner(fail_after=2)), drive)
     assert code == 6
     assert "the engine died" in log.lines[-1]
+
+
+def test_the_supervisor_hears_of_the_whole_life(
+    tiny_model_dir: Path, tmp_path: Path, log: _Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with NotifySocket(str(tmp_path / "notify")) as supervisor:
+        monkeypatch.setenv("NOTIFY_SOCKET", supervisor.listen().address)
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+
+        def drive() -> None:
+            # Loading, ready, alive although nobody asks anything, on the way out.
+            supervisor.wait_for("STATUS=loading tiny", "READY=1", "WATCHDOG=1", "WATCHDOG=1")
+            assert f"STATUS=tiny on {log.url}/v1; 0 answers under way" in supervisor.messages
+            terminate()
+            supervisor.wait_for("READY=1", "STOPPING=1", "EXTEND_TIMEOUT_USEC=45000000")
+
+        code, _ = run(tiny_model_dir, fake_backend(), drive)
+        assert code == 0
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_service(tiny_model_dir: Path, log: _Log) -> None:
