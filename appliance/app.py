@@ -10,13 +10,17 @@ from contextlib import asynccontextmanager
 
 from litestar import Litestar
 from litestar.di import Provide
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
 from appliance import __version__, startup
+from appliance.access.key_ring import KeyRing
+from appliance.access.rate_limit import RateLimit
 from appliance.api.body import JSONRequest
+from appliance.api.cors import cors_config
+from appliance.api.documentation import openapi_config
 from appliance.api.exceptions import EXCEPTION_HANDLERS
+from appliance.api.gate import Gate
+from appliance.api.request_id import RequestIds
 from appliance.api.request_meter import RequestMeter
 from appliance.api.routes import ROUTES
 from appliance.backends.base import Backend
@@ -46,8 +50,12 @@ class Appliance:
         if backend is None:
             verify_files(config.model.dir, self._manifest, checksums=False)
         self._engine: Engine | None = None
+        keys = config.server.api_keys_file
+        self.key_ring = None if keys is None else KeyRing(keys)
         self.service = Service(
-            config.model.name or self._manifest.name, startup.system_fingerprint(self._manifest)
+            config.model.name or self._manifest.name,
+            startup.system_fingerprint(self._manifest),
+            max_messages=config.server.max_messages,
         )
         self.metrics = Metrics(
             model=self.service.model_name,
@@ -150,8 +158,13 @@ def asgi(appliance: Appliance, config: Config) -> ASGIApp:
             await starting
             await appliance.close()
 
+    server = config.server
+    per_minute = server.requests_per_minute
+    gate = Gate(appliance.key_ring, RateLimit(per_minute) if per_minute else None)
     routes = Litestar(
         route_handlers=ROUTES,
+        guards=[gate.check],
+        cors_config=cors_config(server.cors_origins),
         request_class=JSONRequest,
         dependencies={
             "service": Provide(lambda: appliance.service, sync_to_thread=False),
@@ -159,14 +172,8 @@ def asgi(appliance: Appliance, config: Config) -> ASGIApp:
         },
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
-        request_max_body_size=config.server.max_body_bytes,
-        openapi_config=OpenAPIConfig(
-            title="qwen-appliance",
-            version=__version__,
-            path="/docs",
-            # The document alone: the pages of the framework load scripts from elsewhere.
-            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
-        ),
+        request_max_body_size=server.max_body_bytes,
+        openapi_config=openapi_config(__version__, needs_key=appliance.key_ring is not None),
         logging_config=None,
     )
-    return RequestMeter(routes, appliance.metrics)
+    return RequestIds(RequestMeter(routes, appliance.metrics))

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from appliance import __version__
+from appliance.access import command as key_command
+from appliance.access.place import with_key_file
 from appliance.bench import command as bench_command
 from appliance.config import (
     LoadedConfig,
@@ -59,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     bench_command.add_arguments(bench)
     bench.set_defaults(run=bench_command.run)
 
+    key = verbs.add_parser("key", help="API keys: who may use the service from elsewhere")
+    key_command.add_arguments(key)
+
     tune = verbs.add_parser("tune", help="measure what is fastest on this machine, and keep it")
     tune_command.add_arguments(tune)
     return parser
@@ -67,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(args: argparse.Namespace) -> int:
     loaded = load_from_arguments(args, os.environ)
     _log_to_stderr(loaded)
-    loaded = _with_calibration(loaded)
+    loaded = with_key_file(_with_calibration(loaded), os.environ)
     # Imported here, so that a wrong setting is told before half a second of imports.
     from appliance.serve import serve
 
@@ -78,7 +83,7 @@ def _config(args: argparse.Namespace) -> int:
     if args.example:
         print(example_yaml(), end="")
         return 0
-    loaded = load_from_arguments(args, os.environ)
+    loaded = with_key_file(load_from_arguments(args, os.environ), os.environ)
     logging.basicConfig(level=logging.WARNING, format=_LOG_FORMAT, stream=sys.stderr)
     try:
         loaded = _with_calibration(loaded)

@@ -9,8 +9,10 @@ ApplianceError
 ├── DeadlineExceededError          a request ran out of its time
 ├── OverloadError                  try again later; carries `retry_after_s`
 │   ├── QueueFullError             too many requests wait
+│   ├── RateLimitError             more requests in a minute than one API key may send
 │   └── NotReadyError              the model is still loading, or the service is draining
 └── RequestError                   what the client sent cannot be served; carries `param`
+    ├── InvalidAPIKeyError
     ├── ContextLengthExceededError
     ├── ModelNotFoundError
     └── PayloadTooLargeError
@@ -100,6 +102,10 @@ class QueueFullError(OverloadError):
     """As many requests wait as the configuration allows."""
 
 
+class RateLimitError(OverloadError):
+    """One API key has sent as many requests in the last minute as it may."""
+
+
 class NotReadyError(OverloadError):
     """The model is still loading, or the service is draining."""
 
@@ -110,6 +116,10 @@ class RequestError(ApplianceError):
     def __init__(self, message: str, param: str | None = None) -> None:
         self.param = param
         super().__init__(message)
+
+
+class InvalidAPIKeyError(RequestError):
+    """The request brings no API key, or one that is not known here."""
 
 
 class ContextLengthExceededError(RequestError):

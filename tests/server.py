@@ -17,9 +17,10 @@ from typing import Any
 import httpx
 import uvicorn
 
-from appliance.app import Appliance, asgi
+from appliance.app import Appliance
 from appliance.config import Config
 from appliance.errors import ApplianceError
+from appliance.serve import uvicorn_config
 from tests.fakes import FakeKVCache, FakeRunner, fake_backend, scripted
 from tests.tiny_model import IM_END, PROMPT_END
 
@@ -60,17 +61,7 @@ class Served:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self._listener.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
-        self._server = _Server(
-            uvicorn.Config(
-                asgi(self.appliance, config),
-                http="httptools",
-                loop="uvloop",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-            )
-        )
+        self._server = _Server(uvicorn_config(self.appliance, config))
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._listener]}, name="server"
         )
@@ -124,6 +115,11 @@ class Served:
 
     def complete(self, prompt: Any = "hi", **fields: Any) -> httpx.Response:
         return self.client.post(COMPLETIONS, json={"model": "tiny", "prompt": prompt, **fields})
+
+    @property
+    def connections(self) -> set[Any]:
+        """Uvicorn's open connections."""
+        return self._server.server_state.connections
 
     @property
     def num_open(self) -> int:

@@ -31,11 +31,22 @@ MAY_IMPORT = {
     "appliance/notify.py": set(),
     "appliance/model_dir.py": {"errors"},
     "appliance/config/*": {"errors", "config"},
+    "appliance/access/*": {"errors", "config", "access"},
+    "appliance/listener.py": {"errors", "config"},
+    "appliance/connection.py": {"config"},
     "appliance/backends/base.py": set(),
     "appliance/backends/*": {"errors", "config", "heap", "model_dir", "backends"},
     "appliance/engine/*": {"errors", "engine", "backends.base", "metrics"},
     "appliance/chat/*": {"errors", "config", "model_dir", "chat", "engine", "metrics"},
-    "appliance/api/*": {"errors", "api", "chat", "engine.sequence", "service", "metrics"},
+    "appliance/api/*": {
+        "errors",
+        "access",
+        "api",
+        "chat",
+        "engine.sequence",
+        "service",
+        "metrics",
+    },
     "appliance/bench/*": {"errors", "bench"},
     "appliance/tune/*": {"errors", "config", "model_dir", "backends", "tune"},
     "appliance/service.py": {"errors", "chat", "metrics"},
@@ -44,7 +55,7 @@ MAY_IMPORT = {
 # Libraries that are known in few places, and where.
 LIBRARIES = {
     "litestar": ["appliance/api/*", "appliance/app.py"],
-    "uvicorn": ["appliance/serve.py"],
+    "uvicorn": ["appliance/serve.py", "appliance/connection.py"],
     "openvino": [
         "appliance/backends/loader.py",
         "appliance/backends/*/runner.py",

@@ -88,7 +88,7 @@ async def create_chat_completion(
     completer = service.completer_for(data.model)
     check_refused(CHAT_PARAMETERS, msgspec.structs.asdict(data))
     options = data.options(data.max_completion_tokens or data.max_tokens)
-    messages = [message.for_template(index) for index, message in enumerate(data.messages)]
+    messages = data.for_template(service.max_messages)
     completion = completer.chat(messages, options)
     shared = head(service, "chatcmpl-")
     try:

@@ -13,6 +13,7 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.types import ExceptionHandlersMap
 
 from appliance import errors
+from appliance.api.request_id import REQUEST_ID
 from appliance.api.schemas import ErrorBody, ErrorDetail
 
 _log = logging.getLogger(__name__)
@@ -33,10 +34,12 @@ _SERVER = "server_error"
 # The most specific class decides; every class that can reach a route has an entry of its own.
 ANSWERS: dict[type[errors.ApplianceError], ErrorAnswer] = {
     errors.RequestError: ErrorAnswer(400, _INVALID, "invalid_value"),
+    errors.InvalidAPIKeyError: ErrorAnswer(401, _INVALID, "invalid_api_key"),
     errors.ContextLengthExceededError: ErrorAnswer(400, _INVALID, "context_length_exceeded"),
     errors.ModelNotFoundError: ErrorAnswer(404, _INVALID, "model_not_found"),
     errors.PayloadTooLargeError: ErrorAnswer(413, _INVALID, "payload_too_large"),
     errors.QueueFullError: ErrorAnswer(429, "rate_limit_error", "queue_full"),
+    errors.RateLimitError: ErrorAnswer(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.NotReadyError: ErrorAnswer(503, "service_unavailable_error", "not_ready"),
     errors.DeadlineExceededError: ErrorAnswer(504, _SERVER, "deadline_exceeded"),
     errors.EngineDeadError: ErrorAnswer(500, _SERVER, "engine_dead"),
@@ -63,17 +66,16 @@ def answer_to(error: Exception) -> ErrorAnswer:
     return _INTERNAL
 
 
-def error_body(error: Exception) -> ErrorBody:
+def error_body(error: Exception, request_id: str) -> ErrorBody:
     """The body for `error`, the same before a stream and inside one.
 
     Only errors made to be read show their text; any other is logged and told in general words.
     """
     answer = answer_to(error)
     if not isinstance(error, errors.ApplianceError):
-        _log.error("internal error", exc_info=error)
-        return ErrorBody(
-            ErrorDetail("internal error; see the service's log", _SERVER, None, answer.code)
-        )
+        _log.error("internal error in request %s", request_id, exc_info=error)
+        words = f"internal error; see the service's log for request {request_id}"
+        return ErrorBody(ErrorDetail(words, _SERVER, None, answer.code))
     return ErrorBody(
         ErrorDetail(str(error), answer.type, getattr(error, "param", None), answer.code)
     )
@@ -88,17 +90,20 @@ def _appliance_error(request: Request[Any, Any, Any], error: Exception) -> Respo
     headers = {}
     if isinstance(error, errors.OverloadError):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, errors.InvalidAPIKeyError):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, errors.DeadlineExceededError):
         # OpenAI's clients would otherwise send a request again that has just proved too long.
         headers["x-should-retry"] = "false"
-    return _response(request, answer_to(error).status, error_body(error), headers)
+    body = error_body(error, request.scope["state"][REQUEST_ID])
+    return _response(request, answer_to(error).status, body, headers)
 
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """What the framework itself refuses: no such path, wrong method."""
     status = _CLIENT_LEFT if error.detail == _GONE else error.status_code
     if status >= 500:
-        return _response(request, status, error_body(error))
+        return _appliance_error(request, error)
     code = _HTTP_CODES.get(status, "invalid_request")
     detail = ErrorDetail(error.detail, _INVALID, None, code)
     return _response(request, status, ErrorBody(detail), error.headers)

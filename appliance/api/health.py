@@ -7,6 +7,7 @@ from litestar import get
 from litestar.di import NamedDependency
 from litestar.response import Response
 
+from appliance.api.gate import OPEN
 from appliance.service import Service, ServiceStatus
 
 
@@ -16,13 +17,13 @@ class Health(msgspec.Struct):
     status: str
 
 
-@get("/health/live", tags=["health"], sync_to_thread=False)
+@get("/health/live", tags=["health"], opt={OPEN: True}, sync_to_thread=False)
 def live() -> Health:
     """200 for as long as the process answers at all."""
     return Health("live")
 
 
-@get("/health/ready", tags=["health"], sync_to_thread=False)
+@get("/health/ready", tags=["health"], opt={OPEN: True}, sync_to_thread=False)
 def ready(service: NamedDependency[Service]) -> Response[Health]:
     """200 when requests are served, 503 while loading, draining or after the engine died."""
     status = 200 if service.status is ServiceStatus.READY else 503

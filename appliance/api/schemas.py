@@ -134,6 +134,16 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     prediction: Any = None
     web_search_options: Any = None
 
+    def for_template(self, max_messages: int) -> list[dict[str, Any]]:
+        """The messages as chat templates expect them. Raises `RequestError`."""
+        if len(self.messages) > max_messages:
+            raise RequestError(
+                f"the conversation has {len(self.messages)} messages, this server takes "
+                f"{max_messages} (server.max_messages); leave out the oldest ones",
+                "messages",
+            )
+        return [message.for_template(index) for index, message in enumerate(self.messages)]
+
 
 class CompletionRequest(SamplingFields, kw_only=True):
     """The body of `POST /v1/completions`."""

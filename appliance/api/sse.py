@@ -11,6 +11,7 @@ from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 
 from appliance.api.exceptions import error_body, note_error
+from appliance.api.request_id import REQUEST_ID
 from appliance.chat.completion import Completion
 
 _DONE = b"data: [DONE]\n\n"
@@ -52,7 +53,7 @@ async def _events(
             yield b"data: " + encode(chunk) + b"\n\n"
     # The status line is long gone: the error can only be told as an event.
     except Exception as error:
-        body = error_body(error)
+        body = error_body(error, request.scope["state"][REQUEST_ID])
         note_error(request, body)
         yield b"data: " + encode(body) + b"\n\n"
     yield _DONE

@@ -78,9 +78,11 @@ def _example_of(setting: Setting) -> str:
 
 
 def _as_yaml(value: object) -> str:
-    """A scalar on one line. JSON's strings are YAML's; plain words need no quotes."""
+    """A value on one line. JSON's strings and lists are YAML's; plain words need no quotes."""
     if value is None:
         return "null"
+    if isinstance(value, tuple):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, str | Path):
         return str(value) if _is_plain(str(value)) else json.dumps(str(value), ensure_ascii=False)
     if isinstance(value, bool):

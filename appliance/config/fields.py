@@ -22,6 +22,7 @@ _KIND_WORDS = {
     float: "a number",
     str: "text",
     Path: "a path",
+    tuple: "a list of texts",
 }
 
 
@@ -42,7 +43,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One declared field: `kind` is bool, int, float, str or Path; no `choices` means any value."""
+    """One declared field; no `choices` means any value.
+
+    `kind` is bool, int, float, str, Path or tuple, which is several texts.
+    """
 
     section: str
     name: str
@@ -81,6 +85,8 @@ class Setting:
             return None
         if self.kind is Path and isinstance(value, str):
             return self._path(value, base)
+        if self.kind is tuple and isinstance(value, list):
+            return self._texts(value)
         if self.kind is float and type(value) is int:
             return float(self._checked(value))
         if type(value) is not self.kind:
@@ -90,11 +96,13 @@ class Setting:
     def from_text(self, text: str) -> object:
         """`text` of an environment variable or argument, checked; relative paths stay relative.
 
-        "" and "null" mean null where null is allowed. Raises `ValueError` whose text is what was
-        expected.
+        "" and "null" mean null where null is allowed; commas part the texts of a list. Raises
+        `ValueError` whose text is what was expected.
         """
         if self.optional and text in ("", "null"):
             return None
+        if self.kind is tuple:
+            return self._texts([part.strip() for part in text.split(",")] if text.strip() else [])
         if self.kind is Path:
             return self._path(text, Path())
         if self.kind is bool:
@@ -114,6 +122,11 @@ class Setting:
         else:
             allowed = _within(self.rule, value)
         return value if allowed else self._refuse()
+
+    def _texts(self, values: list[Any]) -> tuple[str, ...]:
+        if not all(isinstance(value, str) and value.strip() for value in values):
+            self._refuse()
+        return tuple(values)
 
     def _path(self, text: str, base: Path) -> Path:
         if not text or "\0" in text:
@@ -149,6 +162,7 @@ def _settings_of_section(section: str, section_class: type[Any]) -> typing.Itera
         choices: tuple[str, ...] = ()
         if typing.get_origin(kind) is Literal:
             kind, choices = str, typing.get_args(kind)
+        kind = typing.get_origin(kind) or kind
         assert kind in _KIND_WORDS, f"{section}.{field.name} is of a kind without a parser: {kind}"
         yield Setting(section, field.name, kind, optional, choices, field.default, rule)
 

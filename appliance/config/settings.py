@@ -24,9 +24,49 @@ class ServerConfig:
     port: Annotated[
         int, Rule("TCP port; 0 takes any free one", ge=0, le=65535, option="--port")
     ] = 8000
+    api_keys_file: Annotated[
+        Path | None,
+        Rule(
+            "who may come in: names and hashes of API keys, as `qwen-appliance key` writes them; "
+            "null: systemd's credential `api-keys`, or $XDG_CONFIG_HOME/qwen-appliance/api-keys or "
+            "~/.config/qwen-appliance/api-keys, whichever is there; otherwise no key is asked for"
+        ),
+    ] = None
+    allow_no_key: Annotated[
+        bool, Rule("serve beyond this machine without any key, to everybody who can reach it")
+    ] = False
+    requests_per_minute: Annotated[
+        int | None,
+        Rule(
+            "most requests of one API key in a minute, all at once or spread; more are answered "
+            "with 429; null: as many as come",
+            ge=1,
+            le=100000,
+        ),
+    ] = None
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Rule(
+            "web pages of other origins that browsers let call this service, such as "
+            "http://localhost:3000; * is every origin"
+        ),
+    ] = ()
     max_body_bytes: Annotated[
         int, Rule("largest request body; a larger one is answered with 413", ge=1024)
     ] = 4194304
+    max_messages: Annotated[int, Rule("most messages of one conversation", ge=1, le=100000)] = 2048
+    header_timeout_s: Annotated[
+        float, Rule("longest that a request's headers may take to arrive", gt=0, le=3600)
+    ] = 10.0
+    idle_timeout_s: Annotated[
+        float,
+        Rule(
+            "longest silence of a client: between two requests, within a body, or while it does "
+            "not read its answer; then its connection is closed",
+            gt=0,
+            le=3600,
+        ),
+    ] = 75.0
     shutdown_grace_s: Annotated[
         float, Rule("how long running answers may finish after SIGTERM", ge=0, le=600)
     ] = 30.0

@@ -147,9 +147,34 @@ def test_a_port_that_is_taken_is_told_before_the_model_loads(
 
 @pytest.mark.parametrize("host", ["a..b", "192.0.2.1"])
 def test_a_host_that_is_not_ours(capsys: Capture, tiny_model_dir: Path, host: str) -> None:
-    code, line = refused(capsys, "serve", "--model", str(tiny_model_dir), "--host", host)
+    arguments = [
+        "--model",
+        str(tiny_model_dir),
+        "--host",
+        host,
+        "--set",
+        "server.allow_no_key=true",
+    ]
+    code, line = refused(capsys, "serve", *arguments)
     assert code == 4
     assert f"{host}:8000" in line
+
+
+def test_an_address_for_others_without_a_key(
+    capsys: Capture, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    arguments = ["serve", "--model", str(tiny_model_dir), "--host", "0.0.0.0"]
+    code, line = refused(capsys, *arguments)
+    assert code == 2
+    assert "server.host" in line and "qwen-appliance key add" in line
+    # A file that is named, and is not there or holds nothing, is no reason to serve without keys.
+    keys = tmp_path / "api-keys"
+    code, line = refused(capsys, *arguments, "--set", f"server.api_keys_file={keys}")
+    assert code == 2 and str(keys) in line
+    keys.touch()
+    code, line = refused(capsys, *arguments, "--set", f"server.api_keys_file={keys}")
+    assert code == 2 and "holds no key" in line
 
 
 def test_a_model_that_cannot_be_compiled(tiny_model_dir: Path) -> None:

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from appliance.access.key_file import make_key, write_keys
 from appliance.backends.base import Backend, Chunk
 from appliance.config import Config, EngineConfig, ModelConfig, ServerConfig
 from appliance.model_dir import CHAT_TEMPLATE
-from appliance.serve import serve
+from appliance.serve import has_terminal, serve
 from tests.fakes import FakeRunner, fake_backend
 from tests.notify_socket import NotifySocket
 from tests.served_process import ServedProcess
@@ -57,7 +58,11 @@ def log() -> Iterator[_Log]:
 
 
 def run(
-    model_dir: Path, backend: Backend, drive: Callable[[], None], shutdown_grace_s: float = 30
+    model_dir: Path,
+    backend: Backend,
+    drive: Callable[[], None],
+    shutdown_grace_s: float = 30,
+    api_keys_file: Path | None = None,
 ) -> tuple[int, float]:
     """Serve in this thread while `drive` runs in another: the exit code, and how long it took.
 
@@ -75,7 +80,7 @@ def run(
 
     config = Config(
         model=ModelConfig(dir=model_dir),
-        server=ServerConfig(port=0, shutdown_grace_s=shutdown_grace_s),
+        server=ServerConfig(port=0, shutdown_grace_s=shutdown_grace_s, api_keys_file=api_keys_file),
         # One token a step: how long an answer takes is how long it is.
         engine=EngineConfig(prompt_lookup=False),
     )
@@ -226,6 +231,28 @@ def test_requests_that_wait_are_told_too(tiny_model_dir: Path, log: _Log) -> Non
     assert code == 0
     assert [answer.status_code for answer in answers] == [503]
     assert answers[0].headers["retry-after"]
+
+
+@pytest.mark.skipif(has_terminal(), reason="in a terminal, SIGHUP ends the service")
+def test_sighup_reads_the_keys_again(tiny_model_dir: Path, tmp_path: Path, log: _Log) -> None:
+    path = tmp_path / "api-keys"
+    (old, old_record), (new, new_record) = make_key("old"), make_key("new")
+    write_keys(path, [old_record])
+
+    def status(key: str) -> int:
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.get(log.url + "/v1/models", headers=headers, trust_env=False).status_code
+
+    def drive() -> None:
+        assert log.ready.wait(10)
+        assert (status(old), status(new)) == (200, 401)
+        write_keys(path, [new_record])
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (status(old), status(new)) == (401, 200)
+        terminate()
+
+    code, _ = run(tiny_model_dir, fake_backend(), drive, api_keys_file=path)
+    assert code == 0
 
 
 class _WarmingUp(FakeRunner):

@@ -195,6 +195,42 @@ def test_address_and_port_reach_the_service(checkout: Checkout) -> None:
     assert str(checkout.served()).endswith("--host 0.0.0.0 --port 8123")
 
 
+KEYED_SERVICE = """\
+#!/usr/bin/env bash
+echo "$*" >>"$(dirname "$0")/../../served"
+if [[ $1 == config ]]; then
+  echo "server.api_keys_file   ${KEYS:-null}  default"
+  echo "server.allow_no_key    ${QWEN_APPLIANCE_SERVER_ALLOW_NO_KEY:-false}  default"
+elif [[ $1 == key ]]; then
+  echo sk-new
+fi
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "environment", "made"),
+    [
+        ("0.0.0.0", {}, True),
+        ("::", {}, True),
+        ("0.0.0.0", {"KEYS": "/some/api-keys"}, False),
+        ("0.0.0.0", {"QWEN_APPLIANCE_SERVER_ALLOW_NO_KEY": "true"}, False),
+        ("127.0.0.2", {}, False),
+        ("localhost", {}, False),
+        ("::1", {}, False),
+    ],
+)
+def test_an_address_for_others_gets_a_key_if_there_is_none(
+    checkout: Checkout, host: str, environment: dict[str, str], made: bool
+) -> None:
+    program(checkout.root / ".venv" / "bin" / "qwen-appliance", KEYED_SERVICE)
+    checkout.add_model("SmolLM2-135M-Instruct", EMBEDDED_SOURCE)
+    run = checkout.quickstart("--host", host, **environment)
+    calls = str(checkout.served()).splitlines()
+    assert run.returncode == 0
+    assert calls[-1].endswith(f"--host {host} --port 8000")
+    assert ("key add quickstart" in calls) == made == ("sk-new" in run.stdout.splitlines())
+
+
 def test_no_serve_stops_before_serving_and_says_how_to(checkout: Checkout) -> None:
     run = checkout.quickstart("--no-serve")
     assert run.returncode == 0

@@ -271,7 +271,9 @@ def test_a_bug_of_ours_tells_no_secret(served: Served, caplog: pytest.LogCapture
         error = refusal(served.chat(), 500, "internal_error", "server_error")
     finally:
         served.service.completer = completer
-    assert error["message"] == "internal error; see the service's log"
+    words = "internal error; see the service's log for request "
+    assert error["message"].startswith(words)
+    assert f"request {error['message'].removeprefix(words)}" in caplog.text
     assert "AttributeError" in caplog.text
 
 
@@ -332,5 +334,5 @@ def test_a_subclass_answers_as_its_nearest_ancestor() -> None:
         pass
 
     assert answer_to(Narrow(2, 1, "prompt")) is ANSWERS[errors.ContextLengthExceededError]
-    assert error_body(Narrow(2, 1, "prompt")).error.param == "prompt"
+    assert error_body(Narrow(2, 1, "prompt"), "id").error.param == "prompt"
     assert answer_to(ValueError()).status == 500

@@ -66,4 +66,4 @@ def test_created_and_fingerprint_name_one_build(tiny_model_dir: Path, served: Se
     assert system_fingerprint(manifest) == served.chat().json()["system_fingerprint"]
     manifest.files["tokenizer.json"] = manifest.files["chat_template.jinja"]
     assert system_fingerprint(manifest) != served.service.system_fingerprint
-    assert isinstance(Service("m", "fp_0").created, int)
+    assert isinstance(Service("m", "fp_0", max_messages=1).created, int)

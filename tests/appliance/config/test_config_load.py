@@ -51,7 +51,8 @@ def test_without_anything_the_defaults_hold() -> None:
 
 def test_every_default_satisfies_its_own_rule() -> None:
     for setting in SETTINGS:
-        value = str(setting.default) if setting.kind is Path else setting.default
+        as_yaml = {Path: str, tuple: list}.get(setting.kind, lambda value: value)
+        value = as_yaml(setting.default)
         expected = None if setting.default is None else setting.default
         assert setting.from_yaml(None if setting.default is None else value, Path()) == expected
 
@@ -295,3 +296,19 @@ def test_the_default_answer_must_fit_under_the_ceiling() -> None:
     error = refused(overrides={"generation.default_max_tokens": "5000"})
     assert error.key == "generation.default_max_tokens"
     assert error.expected == "expected at most generation.max_tokens_ceiling, which is 4096"
+
+
+def test_a_list_of_texts(yaml_file) -> None:
+    key = "server.cors_origins"
+    assert load(yaml_file("server:\n  cors_origins: [a, b]\n")).config.server.cors_origins == (
+        "a",
+        "b",
+    )
+    assert load(yaml_file("server:\n  cors_origins: []\n")).config.server.cors_origins == ()
+    for text, expected in (("a", ("a",)), ("a, b", ("a", "b")), ("", ()), (" ", ())):
+        assert load(None, {}, {key: text}).config.server.cors_origins == expected
+    for wrong in ("a", "5", "[5]", "[a, '']", "null"):
+        with pytest.raises(ConfigError, match="expected a list of texts"):
+            load(yaml_file(f"server:\n  cors_origins: {wrong}\n"))
+    with pytest.raises(ConfigError, match="expected a list of texts"):
+        load(None, {}, {key: "a,,b"})
