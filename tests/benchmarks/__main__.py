@@ -79,9 +79,11 @@ def main() -> int:
     machine = this_machine()
     print(f"{inputs.manifest.name}, seed {seed}; {machine.cpu_model}, {machine.num_cpus} CPUs,")
     print(f"governor {machine.governor}, {machine.kernel}, load {machine.load_average}")
+    for variant in args.kv:
+        _fresh(inputs.saved_prefixes(variant))
     peers = [side for name in args.peers for side in PEERS[name](inputs)]
     sides = {side.name: side for side in [*ours.sides(inputs, args.kv), *peers]}
-    with Fleet(sides, _fresh_logs(inputs.cache_dir), _say) as fleet:
+    with Fleet(sides, _fresh(inputs.cache_dir / "logs"), _say) as fleet:
         lab = Lab(fleet, prompts, args.kv, inputs.model_dir, args.repeats, _say)
         rows = _measured(lab, args.only)
         standings = []
@@ -124,12 +126,11 @@ def _prompts(inputs: Inputs, seed: int) -> Prompts:
     return Prompts(tokenizer, ChatTemplate(text, tokenizer.special_tokens(inputs.manifest)), seed)
 
 
-def _fresh_logs(cache_dir: Path) -> Path:
-    """An empty directory for what the workers say on stderr."""
-    logs = cache_dir / "logs"
-    shutil.rmtree(logs, ignore_errors=True)
-    logs.mkdir()
-    return logs
+def _fresh(directory: Path) -> Path:
+    """`directory`, empty."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
 
 
 def _say(line: str) -> None:

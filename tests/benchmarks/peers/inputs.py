@@ -29,6 +29,10 @@ class Inputs:
         """Where the workers' scripts are."""
         return self.root / "tests" / "benchmarks" / "workers"
 
+    def saved_prefixes(self, variant: str) -> Path:
+        """Where a service that is restarted keeps what it knows, in this run."""
+        return self.cache_dir / f"saved-{variant}"
+
     def converted(self, name: str) -> Path:
         """Where a conversion of this model is kept; another build of it has another place."""
         return self.cache_dir / f"{self.manifest.inputs_sha256[:12]}-{name}"

@@ -47,7 +47,7 @@ def sides(inputs: Inputs, variants: Sequence[str]) -> list[Side]:
     made = []
     for variant in variants:
         plain = {"engine.kv_cache": variant, DRAFTS: "false"}
-        saved = {**plain, SAVED_PREFIXES_DIR: str(inputs.converted(f"saved-{variant}"))}
+        saved = {**plain, SAVED_PREFIXES_DIR: str(inputs.saved_prefixes(variant))}
         made += [
             _in_process(inputs, variant, plain),
             _in_process(inputs, reference(variant), plain, "--margins"),

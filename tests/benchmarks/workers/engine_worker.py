@@ -1,6 +1,6 @@
 """This project's engine in process: engine_worker.py --model DIR [--set KEY=VALUE] [--margins]
 
-The service as `serve` composes it, from its configuration to the warm-up, without the HTTP around
+The service as `serve` composes it, from its calibration to the warm-up, without the HTTP around
 it; token ids go into the engine and come out of it. With `--margins`, answers say for each token
 how far the best logit was above the second best.
 
@@ -56,10 +56,14 @@ class EngineSide:
         from appliance.config import load_config
         from appliance.errors import ApplianceError
         from appliance.model_dir import read_manifest
+        from appliance.tune.apply import with_calibration
 
         overrides = {"--model": str(model_dir), **settings}
         no_file = model_dir / "no such file"
-        config = load_config(None, {}, overrides, default_file=no_file).config
+        given = load_config(None, {}, overrides, default_file=no_file)
+        loaded = with_calibration(given)
+        self.calibrated = loaded.config != given.config
+        config = loaded.config
         self._manifest = read_manifest(model_dir)
         self._runner: MarginRunner | None = None
         backend = None
@@ -143,6 +147,7 @@ def main(channel: Channel) -> None:
     import openvino
 
     sys.stderr.write(f"ready after {time.perf_counter() - begun:.1f} s\n")
+    version = f"OpenVINO {openvino.__version__}, {'' if side.calibrated else 'not '}calibrated"
     verbs: dict[str, Verb] = {
         "generate": side.generate,
         "generate_many": side.generate_many,
@@ -150,7 +155,7 @@ def main(channel: Channel) -> None:
         "memory": memory,
     }
     try:
-        channel.serve(verbs, version=f"OpenVINO {openvino.__version__}", max_rows=side.max_rows)
+        channel.serve(verbs, version=version, max_rows=side.max_rows)
     finally:
         side.close()
 
