@@ -93,7 +93,10 @@ def main() -> int:
     for line in report.all_tables(rows, standings, args.kv, fleet):
         print(line)
     minutes = (time.monotonic() - begun) / 60
-    print(f"{report.summary(rows)}; {minutes:.1f} minutes in all")
+    print(
+        f"{report.summary(rows)}; {minutes:.1f} minutes in all, "
+        f"{fleet.prepared_s / 60:.1f} of them installing and converting"
+    )
     if args.json:
         about = {"model": inputs.manifest.name, "seed": seed, "repeats": args.repeats}
         report.write_json(args.json, rows, standings, fleet, {**about, "minutes": minutes})

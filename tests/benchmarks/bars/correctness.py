@@ -11,7 +11,9 @@ far the best logit of each token was above the second best. Against it stand
 
 Rounding differs between them (INT8 activations, an 8-bit KV cache, other shapes of the same matrix
 product), so where two tokens are nearly as likely another one may win. A first difference where the
-reference's margin is below `TOLERANCE` is such a near tie; any other is an error.
+reference's margin is below `TOLERANCE` is such a near tie; any other is an error. In bfloat16, in
+which some CPUs compute, logits from 16 to 32 come in steps of 0.125: exact ties are not rare, and
+the tolerance is four such steps.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from tests.benchmarks.harness.lab import Lab
 from tests.benchmarks.harness.worker import WorkerError, request
 from tests.benchmarks.peers import ours
 
-TOLERANCE = 1.0
+TOLERANCE = 0.5
 _LIMIT = Limit("<=", 0)
 _PROMPTS = 200
 _MAX_TOKENS = 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,12 +38,16 @@ class Side:
 
 
 class Fleet:
-    """Running workers by name. A context manager that ends them all."""
+    """Running workers by name. A context manager that ends them all.
+
+    `prepared_s` is how long installing and converting took, which only a first run does.
+    """
 
     def __init__(self, sides: Mapping[str, Side], logs: Path, say: Callable[[str], None]) -> None:
         self.sides = dict(sides)
         self.versions: dict[str, str] = {}
         self.unavailable: dict[str, str] = {}
+        self.prepared_s = 0.0
         self._logs = logs
         self._say = say
         self._workers: dict[str, Worker] = {}
@@ -92,7 +97,11 @@ class Fleet:
             worker.kill()
 
     def _start(self, side: Side) -> Worker:
-        launch = side.prepare()
+        begun = time.monotonic()
+        try:
+            launch = side.prepare()
+        finally:
+            self.prepared_s += time.monotonic() - begun
         log = self._logs / (re.sub(r"[^a-z0-9]+", "-", side.name.lower()) + ".log")
         self._say(f"starting {side.name}")
         worker = Worker(launch.command, log=log, environment=launch.environment)
