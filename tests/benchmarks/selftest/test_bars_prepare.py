@@ -1,0 +1,95 @@
+"""What is done before anything is measured: arguments, conversions, venvs, weights to read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13 as ops
+
+from appliance.model_dir import MODEL_BIN, MODEL_XML
+from tests.benchmarks.harness import arguments
+from tests.benchmarks.harness.bandwidth import weight_bytes_per_token
+from tests.benchmarks.harness.fleet import UnavailableError
+from tests.benchmarks.peers import venv
+from tests.benchmarks.peers.inputs import published
+from tests.benchmarks.peers.venv import PeerVenv
+
+_VOCAB, _WIDTH = 50, 4
+
+
+def parse(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["bench", "--model", "DIR", *words])
+    return arguments.parse(("decode", "memory"), ("genai",), ("stateful", "paged"))
+
+
+def test_an_empty_variable_of_make_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = arguments_of(parse(monkeypatch, "--only", "", "--gguf", "", "--kv", "paged"))
+    assert args["only"] == ("decode", "memory")
+    assert args["kv"] == ("paged",)
+    assert args["gguf"] is None
+
+
+def arguments_of(namespace: object) -> dict[str, object]:
+    return vars(namespace)
+
+
+def test_names_are_taken_in_the_order_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = arguments_of(parse(monkeypatch, "--only", "memory, decode", "--quick"))
+    assert args["only"] == ("decode", "memory")
+    assert args["repeats"] == 0.5
+
+
+def test_an_unknown_bar_is_refused_with_those_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(monkeypatch, "--only", "decode,speed")
+    assert ended.value.code == 2
+    assert "there is no 'speed'; expected decode, memory" in capsys.readouterr().err
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "cache" / "ir"
+    with pytest.raises(RuntimeError), published(place) as draft:
+        draft.mkdir()
+        raise RuntimeError("no space left")
+    assert list(place.parent.iterdir()) == []
+    with published(place) as draft:
+        draft.write_text("whole")
+    assert place.read_text() == "whole"
+
+
+def test_a_venv_that_cannot_be_made_says_why_and_does_not_count_as_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "peer.txt").write_text("./no-such-wheel.whl\n")
+    monkeypatch.setattr(venv, "_REQUIREMENTS", tmp_path)
+    peer = PeerVenv(tmp_path, "peer")
+    with pytest.raises(UnavailableError, match=r"^\.venv-bench-peer cannot be made: .*no-such"):
+        peer.ensure()
+    assert not (peer.path / "stamp").exists()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_that_is_only_looked_up_is_not_read(tmp_path: Path, tied: bool) -> None:
+    ids = ops.parameter([-1, -1], np.int64, name="input_ids")
+    ids.output(0).set_names({"input_ids"})
+    embedding = _compressed(np.ones((_VOCAB, _WIDTH), np.int8))
+    hidden = ops.gather(embedding, ids, np.int64(0))
+    head = embedding if tied else _compressed(np.full((_VOCAB, _WIDTH), 2, np.int8))
+    model = ov.Model([ops.result(ops.matmul(hidden, head, False, True))], [ids], "lm")
+    ov.save_model(model, tmp_path / MODEL_XML, compress_to_fp16=False)
+    total = (tmp_path / MODEL_BIN).stat().st_size
+    only_looked_up = 0 if tied else _VOCAB * _WIDTH + _VOCAB * 2
+    assert weight_bytes_per_token(tmp_path) == total - only_looked_up
+
+
+def _compressed(weights: np.ndarray) -> ov.Node:
+    """As weight compression writes it: INT8, to float16, times a scale per row, to float32."""
+    scales = np.linspace(1, 2, len(weights), dtype=np.float16)[:, None] + weights[0, 0]
+    scaled = ops.multiply(ops.convert(ops.constant(weights), np.float16), ops.constant(scales))
+    return ops.convert(scaled, np.float32)
