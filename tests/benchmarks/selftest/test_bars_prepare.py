@@ -66,10 +66,14 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_a_venv_that_cannot_be_made_says_why_and_does_not_count_as_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "peer.txt").write_text("./no-such-wheel.whl\n")
+    (tmp_path / "peer.txt").write_text("peer==1\n")
     monkeypatch.setattr(venv, "_REQUIREMENTS", tmp_path)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho trying\necho no ensurepip here >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "_base_executable", str(python))
     peer = PeerVenv(tmp_path, "peer")
-    with pytest.raises(UnavailableError, match=r"^\.venv-bench-peer cannot be made: .*no-such"):
+    with pytest.raises(UnavailableError, match=r"^\.venv-bench-peer cannot be made: no ensurepip"):
         peer.ensure()
     assert not (peer.path / "stamp").exists()
 
