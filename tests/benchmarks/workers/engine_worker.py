@@ -147,7 +147,8 @@ def main(channel: Channel) -> None:
     import openvino
 
     sys.stderr.write(f"ready after {time.perf_counter() - begun:.1f} s\n")
-    version = f"OpenVINO {openvino.__version__}, {'' if side.calibrated else 'not '}calibrated"
+    release = openvino.__version__.split("-")[0]
+    version = f"OpenVINO {release}, {'' if side.calibrated else 'not '}calibrated"
     verbs: dict[str, Verb] = {
         "generate": side.generate,
         "generate_many": side.generate_many,
