@@ -16,7 +16,7 @@ _REQUESTS = 24
 _PROMPT_TOKENS = (32, 256)
 _MAX_TOKENS = 128
 _ROUNDS = 3
-_BAR = "8 clients, 32-256 tokens in, 128 out, tokens/s"
+_BAR = "8 clients, 32-256 tokens in, 128 out"
 
 
 def measure(lab: Lab) -> list[Row]:
@@ -33,8 +33,8 @@ def measure(lab: Lab) -> list[Row]:
         return tokens_per_s(worker.generate_many(requests, clients=_CLIENTS))
 
     figures = lab.take_turns([*lab.variants, genai.CONTINUOUS], _ROUNDS, total)
-    row = lab.versus(_BAR, "tok/s", _ONE_VARIANT, genai.CONTINUOUS, figures)
+    row = lab.versus(_BAR, "tokens/s", _ONE_VARIANT, genai.CONTINUOUS, figures)
     stateful = {name: one for name, one in row.ours.items() if name == "stateful"}
     missing = {name: why for name, why in row.missing.items() if name == "stateful"}
-    in_stateful = Row(f"{_BAR}: stateful", "tok/s", _STATEFUL, row.peer, stateful, missing)
+    in_stateful = Row(f"{_BAR}: stateful", "tokens/s", _STATEFUL, row.peer, stateful, missing)
     return [row, in_stateful] if "stateful" in lab.variants else [row]

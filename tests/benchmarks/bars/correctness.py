@@ -31,7 +31,7 @@ from tests.benchmarks.peers import ours
 TOLERANCE = 0.5
 _LIMIT = Limit("<=", 0)
 _PROMPTS = 200
-_MAX_TOKENS = 16
+_MAX_TOKENS = 10
 _GROUP = 8
 _LONG_EVERY, _LONG_TOKENS = 10, 300
 _MODES = ("batched", "restored", "warm", "restarted", "drafted")

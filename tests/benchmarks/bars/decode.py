@@ -10,7 +10,7 @@ from tests.benchmarks.peers import genai, llama_cpp
 
 _PROMPT_TOKENS = 41
 _MAX_TOKENS = 64
-_ROUNDS = 12
+_ROUNDS = 10
 _FLOOR = "weights / bandwidth"
 _LIMITS = {
     genai.CONTINUOUS: Limit("<=", 1.0),
@@ -36,6 +36,6 @@ def measure(lab: Lab) -> list[Row]:
         figures = lab.take_turns([*lab.variants, *peers], _ROUNDS, per_token_ms)
     figures[_FLOOR] = [floor_ms[number] for number in sorted(floor_ms) if number]
     return [
-        lab.versus("decode, one stream, ms/token", "ms", limit, peer, figures)
+        lab.versus("decode, one stream", "ms/token", limit, peer, figures)
         for peer, limit in _LIMITS.items()
     ]

@@ -20,7 +20,7 @@ _JOIN_EVERY_MS = 400.0
 _JOINS = 8
 _JOINER_TOKENS = (32, 256)
 _JOINER_ANSWER = 16
-_ROUNDS = 4
+_ROUNDS = 3
 
 
 def measure(lab: Lab) -> list[Row]:

@@ -42,7 +42,7 @@ def measure(lab: Lab) -> list[Row]:
             lab.fleet.stop(name)
     mixed = lab.repeats(_MIXED)
     return [
-        lab.alone("anonymous MB, 8 x 1,000 tokens, prefixes full", "MB", _PEAK_MB, "", peaks),
+        lab.alone("anonymous memory, 8 x 1,000 tokens, prefixes full", "MB", _PEAK_MB, "", peaks),
         lab.alone(f"growth over {mixed:,} mixed requests", "%", _GROWTH_PERCENT, "", growths),
     ]
 
@@ -72,10 +72,10 @@ def _fill_prefix_cache(lab: Lab, worker: Worker) -> None:
 
 def _mixed(lab: Lab) -> list[Request]:
     """New prompts, known ones, and some whose reader goes away."""
-    known = lab.prompts.many(5, 16, 64)
+    known = lab.prompts.many(5, 16, 48)
     requests = []
     for number in range(_MIXED_AT_ONCE):
-        prompt = known[number % 5] if number % 3 == 0 else lab.prompts.many(1, 8, 64)[0]
+        prompt = known[number % 5] if number % 3 == 0 else lab.prompts.many(1, 8, 48)[0]
         more = {"abort_after": 2} if number % 10 == 9 else {}
-        requests.append(request(prompt, 2 + number % 7, **more))
+        requests.append(request(prompt, 2 + number % 4, **more))
     return requests

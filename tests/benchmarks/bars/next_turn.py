@@ -16,7 +16,7 @@ _LATER = Limit("<=", 4.0)
 _ANSWER_TOKENS = 32
 _PROMPT_TOKENS = 1000 - _ANSWER_TOKENS
 _NEW_TOKENS = 15
-_ROUNDS = 6
+_ROUNDS = 5
 _OTHERS = (300, 41, 120)  # tokens: another conversation, a title for it, tags for it
 _RESTARTS = 2
 _CONVERSATIONS = 3

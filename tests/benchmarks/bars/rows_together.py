@@ -28,5 +28,5 @@ def measure(lab: Lab) -> list[Row]:
         name: Comparison(tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)) if pairs else None
         for name, pairs in figures.items()
     }
-    bar = "8 rows decoding together, tokens/s"
-    return [lab.alone(bar, "tok/s", _LIMIT, "one stream", comparisons)]
+    bar = "8 rows decoding together"
+    return [lab.alone(bar, "tokens/s", _LIMIT, "one stream", comparisons)]

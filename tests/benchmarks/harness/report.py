@@ -32,7 +32,12 @@ def _cells(row: Row, variants: Sequence[str]) -> list[str]:
     theirs = next((one.their_figure for one in compared if one), None)
     ratios = [_ratio(one) if one else "-" for one in compared]
     peer = [row.peer, _number(theirs) if theirs is not None else ""]
-    return [row.bar, *figures, *peer, *ratios, str(row.limit), _verdict(row, variants)]
+    return [_label(row), *figures, *peer, *ratios, str(row.limit), _verdict(row, variants)]
+
+
+def _label(row: Row) -> str:
+    """The bar with the unit of its figures."""
+    return f"{row.bar}, {row.unit}" if row.unit else row.bar
 
 
 def _ratio(comparison: Comparison) -> str:
@@ -53,9 +58,9 @@ def _verdict(row: Row, variants: Sequence[str]) -> str:
 def _remarks(rows: Iterable[Row]) -> Iterator[str]:
     for row in rows:
         if row.note:
-            yield f"{row.bar}: {row.note}"
+            yield f"{_label(row)}: {row.note}"
         for reason in dict.fromkeys(row.missing.values()):
-            yield f"{row.bar}: not measured: {reason}"
+            yield f"{_label(row)}: not measured: {reason}"
 
 
 def standings_table(standings: Sequence[Standing]) -> list[str]:
