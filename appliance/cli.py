@@ -20,6 +20,7 @@ from appliance.config import (
     load_from_arguments,
 )
 from appliance.errors import ApplianceError, ModelDirError
+from appliance.stage import command as stage_command
 from appliance.tune import command as tune_command
 
 _LOG_FORMAT = "%(levelname)s %(message)s"
@@ -66,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
 
     tune = verbs.add_parser("tune", help="measure what is fastest on this machine, and keep it")
     tune_command.add_arguments(tune)
+
+    stage = verbs.add_parser("stage", help="put a checked copy of the model into a RAM disk")
+    stage_command.add_arguments(stage)
+    stage.set_defaults(run=stage_command.run)
     return parser
 
 

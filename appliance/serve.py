@@ -1,4 +1,4 @@
-"""`qwen-appliance serve`: a socket, the application, signals, an exit code."""
+"""`qwen-appliance serve`: the application on its socket, signals, an exit code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def serve(config: Config, backend: Backend | None = None) -> int:
     # Its two or three lines, the ready line among them, are said at any log level.
     _log.setLevel(logging.INFO)
     appliance = Appliance(config, backend)
-    with listen(config.server) as listener:
+    with listen(config.server, os.environ) as listener:
         server = _Server(appliance, config, url(listener))
         appliance.on_ready = server.ready
         appliance.on_failure = server.fail

@@ -48,6 +48,7 @@ MAY_IMPORT = {
         "metrics",
     },
     "appliance/bench/*": {"errors", "bench"},
+    "appliance/stage/*": {"errors", "config", "model_dir", "stage"},
     "appliance/tune/*": {"errors", "config", "model_dir", "backends", "tune"},
     "appliance/service.py": {"errors", "chat", "metrics"},
 }

@@ -13,14 +13,14 @@ from appliance.listener import listen, url
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
 def test_this_machine_needs_no_key(host: str) -> None:
-    with listen(ServerConfig(host=host, port=0)) as listener:
+    with listen(ServerConfig(host=host, port=0), {}) as listener:
         assert url(listener).startswith("http://127.") or url(listener).startswith("http://[::1]:")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1"])
 def test_an_address_for_others_is_refused_without_a_key(host: str) -> None:
     with pytest.raises(ConfigError, match="key add") as caught:
-        listen(ServerConfig(host=host, port=0))
+        listen(ServerConfig(host=host, port=0), {})
     assert (caught.value.key, caught.value.value) == ("server.host", host)
     assert caught.value.exit_code == 2
     assert "server.allow_no_key" in str(caught.value)
@@ -34,10 +34,10 @@ def test_an_address_for_others_is_refused_without_a_key(host: str) -> None:
     ],
 )
 def test_with_a_key_or_when_told_so_it_listens_everywhere(config: ServerConfig) -> None:
-    with listen(config) as listener:
+    with listen(config, {}) as listener:
         assert listener.getsockname()[0] == "0.0.0.0"
 
 
 def test_an_address_that_is_not_ours() -> None:
     with pytest.raises(BindError, match=r"192\.0\.2\.1"):
-        listen(ServerConfig(host="192.0.2.1", allow_no_key=True))
+        listen(ServerConfig(host="192.0.2.1", allow_no_key=True), {})
