@@ -44,9 +44,9 @@ def restored_prefixes(
 
 
 def _state_dir() -> Path | None:
-    """What systemd made for the service's `StateDirectory=`; several are separated by colons."""
+    """What systemd made for the unit's `StateDirectory=`; several are separated by colons."""
     first, _, _ = os.environ.get("STATE_DIRECTORY", "").partition(":")
-    return Path(first) / "kv" if first else None
+    return Path(first) if first else None
 
 
 def _key(config: EngineConfig, manifest: Manifest, arrays: Sequence[NDArray[Any]]) -> str:

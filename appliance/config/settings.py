@@ -161,7 +161,7 @@ class EngineConfig:
         Path | None,
         Rule(
             "where known prefixes are kept for the next start, prompts and answers of users among "
-            "them; null: $STATE_DIRECTORY/kv under systemd, otherwise nowhere"
+            "them; null: $STATE_DIRECTORY, as systemd sets it, otherwise nowhere"
         ),
     ] = None
     saved_prefixes_mb: Annotated[

@@ -19,7 +19,7 @@ from appliance.backends.base import Slot
 from appliance.backends.block_kv_cache import BlockKVCache
 from appliance.backends.block_pool import BLOCK_SIZE
 from appliance.backends.prefix_files import PrefixFiles
-from appliance.backends.saved_prefixes import SavedBlocks
+from appliance.backends.saved_prefixes import SavedBlocks, _state_dir
 
 NUM_BLOCKS = 12
 TEXT = [*range(100, 100 + 2 * BLOCK_SIZE), 7, 8, 9]
@@ -285,3 +285,16 @@ def test_a_full_disk_leaves_what_was_saved(
     assert "No space left on device" in line
     assert not list(directory.glob("*.tmp"))
     assert Box(directory).say(TEXT)[1] == len(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [(None, None), ("", None), ("/var/lib/a", Path("/var/lib/a")), ("/x:/y", Path("/x"))],
+)
+def test_the_unit_s_state_directory_is_the_default(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, expected: Path | None
+) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("STATE_DIRECTORY", variable)
+    assert _state_dir() == expected
