@@ -6,6 +6,7 @@ ApplianceError
 ├── BackendError                   the backend cannot be built or cannot compute
 ├── BindError                      the address is taken or not ours
 ├── EngineDeadError                the engine thread ended; only a restart helps
+├── HostTuningError                this machine's knobs cannot be turned, or not all of them
 ├── DeadlineExceededError          a request ran out of its time
 ├── OverloadError                  try again later; carries `retry_after_s`
 │   ├── QueueFullError             too many requests wait
@@ -77,6 +78,12 @@ class EngineDeadError(ApplianceError):
     """The engine thread ended with an error; every later request fails until a restart."""
 
     exit_code = 6
+
+
+class HostTuningError(ApplianceError):
+    """This machine's knobs cannot be turned, or not all of them."""
+
+    exit_code = 7
 
 
 class DeadlineExceededError(ApplianceError):

@@ -1,4 +1,4 @@
-"""`qwen-appliance tune engine`: the arguments, what is printed, and the exit code.
+"""`qwen-appliance tune`: the arguments; of `tune engine`, what is printed and the exit code.
 
 Importing this costs next to nothing; the backends are imported when something is measured.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from appliance.config import add_arguments as add_settings
 from appliance.config import load_from_arguments
+from appliance.tune.host import command as host_command
 
 if TYPE_CHECKING:
     from appliance.tune.session import Tuned
@@ -41,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     engine.add_argument("--json", action="store_true", help="print the result as JSON")
     engine.set_defaults(run=_tune_engine)
+    host = parts.add_parser("host", help="set this machine's knobs, such as its clock rates")
+    host_command.add_arguments(host)
 
 
 def _tune_engine(args: argparse.Namespace) -> int:

@@ -11,6 +11,9 @@ import pytest
 
 from appliance.cli import main
 from appliance.config.load import DEFAULT_FILE
+from appliance.errors import HostTuningError
+from appliance.tune.host.host import STATE
+from appliance.tune.host.plan import AFFINITY
 
 UNITS = Path(__file__).parents[2] / "systemd"
 ALL = sorted(p for p in UNITS.iterdir() if p.suffix in (".service", ".mount", ".socket"))
@@ -70,15 +73,7 @@ def test_the_mount_is_named_after_its_place_and_used_by_all() -> None:
     assert value(SERVICE, "ReadOnlyPaths") == where
 
 
-@pytest.mark.parametrize(
-    "unit",
-    [
-        SERVICE,
-        STAGE,
-        pytest.param(TUNE, marks=pytest.mark.xfail(reason="`tune host` is not there yet")),
-    ],
-    ids=lambda path: path.name,
-)
+@pytest.mark.parametrize("unit", [SERVICE, STAGE, TUNE], ids=lambda path: path.name)
 def test_what_the_units_start_is_a_command(unit: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [v.split() for n, v in directives(unit) if n in ("ExecStart", "ExecStop")]
     for program, *arguments in commands:
@@ -86,6 +81,15 @@ def test_what_the_units_start_is_a_command(unit: Path, capsys: pytest.CaptureFix
         with pytest.raises(SystemExit) as ended:
             main([*arguments, "--help"])
         assert ended.value.code == 0
+
+
+def test_a_knob_that_refuses_does_not_undo_the_others() -> None:
+    assert value(TUNE, "SuccessExitStatus") == str(HostTuningError.exit_code)
+
+
+def test_the_tunings_files_are_where_its_unit_may_write() -> None:
+    assert AFFINITY.startswith(value(TUNE, "ReadWritePaths").lstrip("/") + f"/{SERVICE.name}.d/")
+    assert STATE.startswith("run/" + value(TUNE, "RuntimeDirectory") + "/")
 
 
 def test_what_no_restart_heals_is_not_restarted() -> None:
