@@ -292,6 +292,7 @@ NEVER_IN_A_ROUTE = {
     errors.ConfigError: "the command line, before anything is served",
     errors.ModelDirError: "the command line, or loading",
     errors.BindError: "the command line",
+    errors.HostTuningError: "the command line",
     errors.OverloadError: "a base class",
     bench_errors.BenchError: "the measuring client",
     bench_errors.ServerUnreachableError: "the measuring client",
