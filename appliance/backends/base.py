@@ -50,6 +50,8 @@ class RunnerLimits:
     sequences that decode may share one forward pass. Where they may not, a pass is either one chunk
     of a prompt or the chunks of sequences that decode: the last token of each and the drafts behind
     it, all with logits. `pads_rows`: a pass computes every row to the length of its longest chunk.
+    `position_cost`: how much longer a pass takes for each token in a chunk of several and each
+    position before that chunk, in decode steps of one sequence.
     """
 
     max_slots: int
@@ -57,6 +59,7 @@ class RunnerLimits:
     vocab_size: int
     mixes_phases: bool
     pads_rows: bool = False
+    position_cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

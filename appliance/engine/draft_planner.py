@@ -8,15 +8,12 @@ than its time.
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from itertools import accumulate, pairwise
+from dataclasses import dataclass
 
+from appliance.backends.base import RunnerLimits
+from appliance.engine.pass_cost import COST_PER_TOKEN, PassCost
 from appliance.engine.prompt_lookup import Guess, PromptLookup
 from appliance.engine.sequence import Sequence
-
-# A pass over so many tokens takes so many times as long as a pass over one; measured, 0.5B, INT8.
-# Fixed, and not learnt from the clock: equal requests are to be computed in equal passes.
-_COSTS = ((1, 1.0), (2, 1.07), (4, 1.15), (8, 1.3), (16, 1.9), (32, 3.3))
-_COST_PER_TOKEN_BEHIND = (3.3 - 1.9) / 16
 
 # All drafts of a step together; and how much longer it may take for them while there are sequences
 # with nothing to guess, which only wait.
@@ -24,29 +21,52 @@ _MAX_STEP_DRAFTS = 16
 _MAX_SLOWDOWN = 1.5
 
 
-class DraftPlanner:
-    """Hands out drafts, at most `max_draft_tokens` to each sequence and a bounded sum in a step.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A sequence that decodes: what may come next, and how many positions lie before that."""
 
-    `pads_rows`: a pass computes as many tokens in every row as in the longest one.
+    guess: Guess
+    num_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to make a step: drafts per sequence, and what comes of it.
+
+    `worth`: the tokens expected. `num_tokens` and `num_positions` are what `PassCost` asks.
     """
 
-    def __init__(self, max_draft_tokens: int, *, pads_rows: bool) -> None:
+    counts: tuple[int, ...]
+    worth: float
+    num_tokens: int
+    num_positions: int
+
+
+class DraftPlanner:
+    """Hands out drafts, at most `max_draft_tokens` to each sequence and a bounded sum in a step."""
+
+    def __init__(self, max_draft_tokens: int, limits: RunnerLimits) -> None:
         assert max_draft_tokens >= 0
         self._max_draft_tokens = max_draft_tokens
-        self._pads_rows = pads_rows
+        self._pads_rows = limits.pads_rows
+        self._cost = PassCost(limits.position_cost)
+        self._num_tokens_before = 0
 
     def plan(
         self, sequences: SequenceOf[Sequence], num_prompt_tokens: int
     ) -> list[tuple[int, ...]]:
-        """Drafts for each of `sequences`, which all decode in one step, some of them ().
+        """Drafts for each of `sequences`, which all decode in the next step, some of them ().
 
-        `num_prompt_tokens` of others share that step.
+        `num_prompt_tokens` of others share that step. To be called once for every step.
         """
-        guesses = [self._guess(sequence) for sequence in sequences]
-        if not any(guess.token_ids for guess in guesses):
-            return [()] * len(guesses)
-        counts = (padded_counts if self._pads_rows else ragged_counts)(guesses, num_prompt_tokens)
-        return [guess.token_ids[:count] for guess, count in zip(guesses, counts, strict=True)]
+        candidates = [Candidate(self._guess(s), len(s.token_ids)) for s in sequences]
+        if self._pads_rows and not num_prompt_tokens:
+            options = padded_options(candidates)
+        else:
+            options = ragged_options(candidates, num_prompt_tokens)
+        best = self._best(options, somebody_waits=not all(c.guess.token_ids for c in candidates))
+        self._num_tokens_before = best.num_tokens
+        return [c.guess.token_ids[:n] for c, n in zip(candidates, best.counts, strict=True)]
 
     def _guess(self, sequence: Sequence) -> Guess:
         # With all drafts right, one token more than those comes out of the step.
@@ -57,65 +77,56 @@ class DraftPlanner:
             sequence.lookup = PromptLookup()
         return sequence.lookup.guess(sequence.token_ids, num_wanted)
 
+    def _best(self, options: SequenceOf[Option], *, somebody_waits: bool) -> Option:
+        """The one with most tokens per time; the first one, without drafts, is always possible."""
+        plain = options[0]
+        if len(options) == 1:
+            return plain
+        costs = [self._cost.of(option.num_tokens, option.num_positions) for option in options]
+        limit = costs[0] * _MAX_SLOWDOWN if somebody_waits else max(costs)
 
-def ragged_counts(guesses: SequenceOf[Guess], num_prompt_tokens: int) -> list[int]:
-    """Drafts per guess where a pass costs as much as all its tokens: the likeliest ones first."""
+        def rate(index: int) -> float:
+            option = options[index]
+            resized = option.num_tokens != self._num_tokens_before
+            cost = self._cost.of(option.num_tokens, option.num_positions, resized=resized)
+            return option.worth / cost
+
+        return options[max((i for i, cost in enumerate(costs) if cost <= limit), key=rate)]
+
+
+def ragged_options(candidates: SequenceOf[Candidate], num_prompt_tokens: int) -> list[Option]:
+    """Where a pass costs what all its tokens cost: one draft more each, the likeliest first."""
+    # A prompt's token is worth what it costs, or drafts would seem cheap beside a long prompt.
+    worth = len(candidates) + num_prompt_tokens * COST_PER_TOKEN
+    num_tokens, num_positions = len(candidates) + num_prompt_tokens, 0
+    counts = [0] * len(candidates)
+    options = [Option(tuple(counts), worth, num_tokens, num_positions)]
     # No chance is larger than the one before it, so of each guess a beginning is taken.
     ranked = sorted(
-        ((chance, row) for row, guess in enumerate(guesses) for chance in guess.chances),
+        ((chance, row) for row, c in enumerate(candidates) for chance in c.guess.chances),
         reverse=True,
-    )[:_MAX_STEP_DRAFTS]
-    # A prompt's token is worth what it costs, or drafts would seem cheap beside a long prompt.
-    worth = len(guesses) + num_prompt_tokens * _COST_PER_TOKEN_BEHIND
-    worths = list(accumulate((chance for chance, _ in ranked), initial=worth))
-    sizes = [len(guesses) + num_prompt_tokens + count for count in range(len(worths))]
-    counts = [0] * len(guesses)
-    for _, row in ranked[: _best(guesses, worths, sizes)]:
+    )
+    for chance, row in ranked[:_MAX_STEP_DRAFTS]:
+        # The first draft makes the token before it one of several, too.
+        num_positions += candidates[row].num_positions * (1 if counts[row] else 2)
+        num_tokens += 1
+        worth += chance
         counts[row] += 1
-    return counts
+        options.append(Option(tuple(counts), worth, num_tokens, num_positions))
+    return options
 
 
-def padded_counts(guesses: SequenceOf[Guess], num_prompt_tokens: int) -> list[int]:
-    """Drafts per guess where every row costs as much as the longest: up to one length for all."""
-    assert not num_prompt_tokens, "prompts have a step of their own here"
-    num_rows = len(guesses)
-    longest = max(len(guess.token_ids) for guess in guesses)
-    gains = [
-        sum(guess.chances[index] for guess in guesses if index < len(guess.chances))
-        for index in range(min(longest, _MAX_STEP_DRAFTS // num_rows))
-    ]
-    worths = list(accumulate(gains, initial=float(num_rows)))
-    sizes = [num_rows * (1 + count) for count in range(len(worths))]
-    length = _best(guesses, worths, sizes)
-    return [min(length, len(guess.token_ids)) for guess in guesses]
-
-
-def _best(guesses: SequenceOf[Guess], worths: SequenceOf[float], sizes: SequenceOf[int]) -> int:
-    """Which of several passes gives most per time; the first is the one without drafts.
-
-    `worths` are the tokens expected from each, `sizes` those computed in it.
-    """
-    costs = [pass_cost(size) for size in sizes]
-    somebody_waits = not all(guess.token_ids for guess in guesses)
-    limit = costs[0] * _MAX_SLOWDOWN if somebody_waits else costs[-1]
-    rates = [w / cost for w, cost in zip(worths, costs, strict=True) if cost <= limit]
-    return rates.index(max(rates))
-
-
-def pass_cost(num_tokens: int) -> float:
-    """How long a pass over `num_tokens` takes, in passes over one token. At least 1 token."""
-    if num_tokens >= _COSTS[-1][0]:
-        return _COSTS[-1][1] + (num_tokens - _COSTS[-1][0]) * _COST_PER_TOKEN_BEHIND
-    return _COST_OF[num_tokens]
-
-
-def _interpolated() -> list[float]:
-    costs = [0.0] * (_COSTS[-1][0] + 1)
-    for (left, low), (right, high) in pairwise(_COSTS):
-        for num_tokens in range(left, right + 1):
-            share = (num_tokens - left) / (right - left)
-            costs[num_tokens] = low + share * (high - low)
-    return costs
-
-
-_COST_OF = _interpolated()
+def padded_options(candidates: SequenceOf[Candidate]) -> list[Option]:
+    """Where every row costs what the longest one costs: one length more for all each."""
+    num_rows = len(candidates)
+    worth = float(num_rows)
+    options = [Option((0,) * num_rows, worth, num_rows, 0)]
+    longest = max((len(c.guess.token_ids) for c in candidates), default=0)
+    for count in range(1, min(longest, _MAX_STEP_DRAFTS // max(num_rows, 1)) + 1):
+        worth += sum(
+            c.guess.chances[count - 1] for c in candidates if len(c.guess.chances) >= count
+        )
+        counts = tuple(min(count, len(c.guess.token_ids)) for c in candidates)
+        num_positions = (1 + count) * sum(c.num_positions for c in candidates)
+        options.append(Option(counts, worth, num_rows * (1 + count), num_positions))
+    return options

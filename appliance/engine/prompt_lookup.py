@@ -3,7 +3,7 @@
 Answers that extract, quote or edit repeat their prompt, and long answers repeat themselves. So the
 longest end of the text that stood there before is looked up, the most recent place first, and what
 followed there is the guess. Looking up is one comparison of the last token with all others and a
-few more of those that are left: 5 us for 1,000 tokens, 10 us for 8,000, four bytes a token.
+few more of those that are left: 5 us for 1,000 tokens, 15 us for 8,000, four bytes a token.
 """
 
 from __future__ import annotations

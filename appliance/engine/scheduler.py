@@ -44,7 +44,7 @@ class Scheduler:
         self._limits = limits
         self._prefill_chunk = prefill_chunk
         self._prefill_chunk_busy = min(prefill_chunk, prefill_chunk_busy or prefill_chunk)
-        self._planner = DraftPlanner(max_draft_tokens, pads_rows=limits.pads_rows)
+        self._planner = DraftPlanner(max_draft_tokens, limits)
         self._prefilled_last = False
         self._shortest_first = True
         self.waiting: deque[Sequence] = deque()

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,8 @@ from appliance.backends.create import create_backend
 from appliance.chat.template import ChatTemplate
 from appliance.chat.tokenizer import Tokenizer
 from appliance.config import EngineConfig
-from appliance.engine.draft_planner import pass_cost
 from appliance.engine.engine import Engine
+from appliance.engine.pass_cost import PassCost
 from appliance.engine.sampling_params import SamplingParams
 from appliance.model_dir import CHAT_TEMPLATE, read_manifest
 
@@ -46,7 +47,7 @@ TOGETHER = ("extract", "summarise", "edit")
 class Answer:
     """One answer behind its first token: `num_tokens` in `seconds`, by `num_passes`.
 
-    `cost`: of those passes, in passes over one token, as the planner reckons.
+    `cost`: of those passes, in decode steps, as the planner reckons.
     """
 
     num_tokens: int
@@ -87,11 +88,11 @@ class CountingRunner:
     def __init__(self, runner: ModelRunner) -> None:
         self.limits = runner.limits
         self._runner = runner
-        self._passes: list[tuple[int, bool]] = []
+        self._cost = PassCost(runner.limits.position_cost)
+        self._passes: list[Chunk] = []
 
     def forward(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
-        num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
-        self._passes.append((num_tokens, any(chunk.num_logits for chunk in chunks)))
+        self._passes += chunks  # one: nobody else is there
         return self._runner.forward(chunks)
 
     def idle(self) -> None:
@@ -103,8 +104,14 @@ class CountingRunner:
     def take_costs(self) -> list[float]:
         """Of all passes since the last call that came behind the first one with logits."""
         passes, self._passes = self._passes, []
-        with_logits = (index for index, (_, has_logits) in enumerate(passes) if has_logits)
-        return [pass_cost(num_tokens) for num_tokens, _ in passes[next(with_logits) + 1 :]]
+        first = next(index for index, chunk in enumerate(passes) if chunk.num_logits)
+        return [self._cost_of(before, chunk) for before, chunk in pairwise(passes[first:])]
+
+    def _cost_of(self, before: Chunk, chunk: Chunk) -> float:
+        num_tokens = len(chunk.token_ids)
+        num_positions = num_tokens * chunk.start if num_tokens > 1 else 0
+        resized = num_tokens != len(before.token_ids)
+        return self._cost.of(num_tokens, num_positions, resized=resized)
 
 
 class Answerer:

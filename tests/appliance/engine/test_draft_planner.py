@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.engine.draft_planner import DraftPlanner, padded_counts, pass_cost, ragged_counts
+from appliance.backends.base import RunnerLimits
+from appliance.engine.draft_planner import Candidate, DraftPlanner, padded_options, ragged_options
+from appliance.engine.pass_cost import PassCost
 from appliance.engine.prompt_lookup import Guess
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.sequence import Sequence
@@ -17,6 +19,10 @@ COPYING = (*range(100, 160), *range(100, 130))
 """Repeats itself for so long that the guess behind it is nearly sure."""
 NEW = tuple(range(200, 290))
 """Holds no token twice: there is nothing to guess."""
+
+
+def limits(*, pads_rows: bool = False, position_cost: float = 0.0) -> RunnerLimits:
+    return RunnerLimits(16, 4096, 300, False, pads_rows, position_cost)
 
 
 def sequence(token_ids: SequenceOf[int] = COPYING, max_tokens: int = 100) -> Sequence:
@@ -28,21 +34,49 @@ def sequence(token_ids: SequenceOf[int] = COPYING, max_tokens: int = 100) -> Seq
         timeout_s=9,
         sink=lambda output: None,
     )
-    planner = DraftPlanner(7, pads_rows=False)
+    planner = DraftPlanner(7, limits())
     for token_id in token_ids[40:]:
         planner.plan([one], 0)
         one.append(token_id)
     return one
 
 
+class Guessing(Sequence):
+    """A sequence whose guess is given: `chances` for tokens 0, 1, 2 and so on."""
+
+    def __init__(self, *chances: float, num_tokens: int = 1) -> None:
+        super().__init__(
+            (1,) * num_tokens,
+            SamplingParams(100, temperature=0),
+            vocab_size=300,
+            timeout_s=9,
+            sink=lambda output: None,
+        )
+        self.lookup = self  # type: ignore[assignment]
+        self._chances = chances
+
+    def guess(self, token_ids: SequenceOf[int], max_tokens: int) -> Guess:
+        chances = self._chances[:max_tokens]
+        return Guess(tuple(range(len(chances))), chances)
+
+
+NOTHING = Guessing()
+
+
 def counts(
-    sequences: list[Sequence],
+    sequences: SequenceOf[Sequence],
     *,
     pads_rows: bool = False,
+    position_cost: float = 0.0,
     max_draft_tokens: int = 7,
     num_prompt_tokens: int = 0,
+    after: int | None = None,
 ) -> list[int]:
-    planner = DraftPlanner(max_draft_tokens, pads_rows=pads_rows)
+    """Drafts of each in a step behind one of `after` tokens, by default of as many sequences."""
+    planner = DraftPlanner(
+        max_draft_tokens, limits(pads_rows=pads_rows, position_cost=position_cost)
+    )
+    planner.plan([NOTHING] * (len(sequences) if after is None else after), 0)
     return [len(drafts) for drafts in planner.plan(sequences, num_prompt_tokens)]
 
 
@@ -53,7 +87,7 @@ def test_one_that_copies_gets_all_drafts_and_one_that_does_not_gets_none() -> No
 
 
 def test_drafts_are_what_stood_behind_the_match() -> None:
-    (drafts,) = DraftPlanner(4, pads_rows=False).plan([sequence()], 0)
+    (drafts,) = DraftPlanner(4, limits()).plan([sequence()], 0)
     assert drafts == (130, 131, 132, 133)
 
 
@@ -79,50 +113,86 @@ def test_the_sum_over_a_step_is_bounded(pads_rows: bool, num_copying: int, num_n
     assert sum(counts(sequences, pads_rows=pads_rows)) <= 16
 
 
-def guess(*chances: float) -> Guess:
-    return Guess(tuple(range(len(chances))), chances)
-
-
-NOTHING = guess()
-
-
 def test_what_pays_alone_need_not_pay_among_many() -> None:
     """One token more is cheap in a pass over one, and dear in a pass over eight."""
-    unsure = guess(0.3, 0.1)
-    assert ragged_counts([unsure], 0) == [2]
-    assert ragged_counts([unsure, *[NOTHING] * 3], 0) == [1, 0, 0, 0]
-    assert ragged_counts([unsure, *[NOTHING] * 7], 0) == [0] * 8
+    unsure = Guessing(0.5, 0.1)
+    assert counts([unsure]) == [2]
+    assert counts([unsure, *[NOTHING] * 3]) == [0] * 4
+    assert counts([Guessing(0.95, 0.9), *[NOTHING] * 3]) == [2, 0, 0, 0]
+    assert counts([Guessing(0.95, 0.9), *[NOTHING] * 7]) == [0] * 8
+    assert counts([Guessing(*[0.95] * 7), *[NOTHING] * 7]) == [7, *[0] * 7]
 
 
-def test_a_first_draft_too_dear_by_itself_is_taken_for_those_behind_it() -> None:
-    """From one token to two a pass grows by more than from two to three or four."""
-    assert ragged_counts([guess(0.06)], 0) == [0]
-    assert ragged_counts([guess(0.06, 0.06, 0.06)], 0) == [3]
+def test_another_size_than_the_last_pass_has_to_be_worth_it() -> None:
+    unsure = Guessing(0.2, 0.03)
+    assert counts([unsure], after=1) == [0]
+    assert counts([unsure], after=2) == [1]
+    assert counts([unsure], after=3) == [2]
+    # Whatever it does, the pass is of another size: then only what it adds counts.
+    assert counts([unsure], after=100) == [1]
+    assert counts([Guessing()], after=2) == [0]
+
+
+def test_a_size_once_chosen_is_kept_while_it_pays() -> None:
+    planner = DraftPlanner(7, limits())
+    begun, going_on = Guessing(*[0.9] * 7), Guessing(0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.04)
+    assert [len(planner.plan([one], 0)[0]) for one in (NOTHING, begun)] == [0, 7]
+    assert len(planner.plan([going_on], 0)[0]) == 7
+    assert [len(planner.plan([one], 0)[0]) for one in (NOTHING, going_on)] == [0, 5]
 
 
 def test_the_likeliest_drafts_come_first_whoever_has_them() -> None:
-    sure, less = guess(*[0.9] * 12), guess(0.8, 0.7, 0.2, 0.1, 0.05)
-    assert ragged_counts([less, sure], 0) == [2, 12]
+    sure, less = Guessing(*[0.9] * 12), Guessing(0.8, 0.7, 0.2, 0.1, 0.05)
+    assert counts([less, sure], max_draft_tokens=12) == [2, 12]
+
+
+def test_far_into_a_text_drafts_cost_more_where_positions_cost() -> None:
+    def at(num_tokens: int, position_cost: float, pads_rows: bool = False) -> int:
+        sure = Guessing(*[0.8**k for k in range(1, 8)], num_tokens=num_tokens)
+        return counts([sure], position_cost=position_cost, pads_rows=pads_rows)[0]
+
+    for pads_rows in (False, True):
+        assert at(4000, 0, pads_rows) == at(10, 0, pads_rows) == 7
+        near, middle, far = (at(n, 1e-4, pads_rows) for n in (10, 1000, 8000))
+        assert near == 7 > middle > far == 0
 
 
 def test_one_with_nothing_to_guess_waits_half_as_long_again_at_most() -> None:
-    sure = guess(*[0.99] * 15)
-    assert ragged_counts([sure], 0) == [15]
-    (count, none) = ragged_counts([sure, NOTHING], 0)
+    cost = PassCost(0).of
+    sure = Guessing(*[0.99] * 15)
+    assert counts([sure], max_draft_tokens=15) == [15]
+    (count, none) = counts([sure, NOTHING], max_draft_tokens=15)
     assert none == 0
-    assert 1.4 < pass_cost(2 + count) / pass_cost(2) <= 1.5
-    short = guess(*[0.99] * 7)
-    assert padded_counts([short, short], 0) == [7, 7]
-    count, none, _ = padded_counts([short, NOTHING, NOTHING], 0)
+    assert 1.4 < cost(2 + count) / cost(2) <= 1.5
+    assert counts([sure, sure], pads_rows=True) == [7, 7]
+    count, none, _ = counts([sure, NOTHING, NOTHING], pads_rows=True)
     assert none == 0
-    assert 1 < pass_cost(3 * (1 + count)) / pass_cost(3) <= 1.5
+    assert 1 < cost(3 * (1 + count)) / cost(3) <= 1.5
 
 
 def test_beside_a_prompt_only_what_is_worth_its_full_cost_is_verified() -> None:
-    unsure = guess(0.09)
-    assert ragged_counts([unsure], 0) == [1]
-    assert ragged_counts([unsure], 64) == [0]
-    assert ragged_counts([guess(0.9, 0.8, 0.7)], 64) == [3]
+    unsure = Guessing(0.08)
+    assert counts([unsure], after=100) == [1]
+    assert counts([unsure], num_prompt_tokens=64, after=100) == [0]
+    assert counts([Guessing(0.9, 0.8, 0.7)], num_prompt_tokens=64, after=100) == [3]
+
+
+def test_what_options_cost_is_said_for_all_their_tokens() -> None:
+    """Two sequences, 10 and 200 positions in; the second one's first draft is the likelier one."""
+    candidates = [
+        Candidate(Guess((7, 8), (0.5, 0.4)), 10),
+        Candidate(Guess((9,), (0.6,)), 200),
+    ]
+    ragged = ragged_options(candidates, 5)
+    assert [option.counts for option in ragged] == [(0, 0), (0, 1), (1, 1), (2, 1)]
+    assert [option.num_tokens for option in ragged] == [7, 8, 9, 10]
+    assert [option.num_positions for option in ragged] == [0, 400, 420, 430]
+    assert [o.worth - ragged[0].worth for o in ragged] == pytest.approx([0, 0.6, 1.1, 1.5])
+    padded = padded_options(candidates)
+    assert [option.counts for option in padded] == [(0, 0), (1, 1), (2, 1)]
+    assert [option.num_tokens for option in padded] == [2, 4, 6]
+    assert [option.num_positions for option in padded] == [0, 420, 630]
+    assert [option.worth for option in padded] == pytest.approx([2, 3.1, 3.5])
 
 
 def test_where_rows_are_padded_one_that_copies_does_not_hold_up_seven_others() -> None:
@@ -131,14 +201,6 @@ def test_where_rows_are_padded_one_that_copies_does_not_hold_up_seven_others() -
     assert counts(sequences, pads_rows=True) == [0] * 8
     assert counts([sequence(), sequence()], pads_rows=True) == [7, 7]
     assert counts([sequence(), sequence(max_tokens=4)], pads_rows=True) == [7, 3]
-
-
-def test_the_cost_of_a_pass_grows_with_its_tokens() -> None:
-    costs = [pass_cost(num_tokens) for num_tokens in range(1, 200)]
-    assert costs == sorted(costs)
-    assert [pass_cost(n) for n in (1, 2, 4, 8, 16, 32)] == [1, 1.07, 1.15, 1.3, 1.9, 3.3]
-    # Behind the table a token costs what it cost at its end.
-    assert pass_cost(33) - pass_cost(32) == pytest.approx(pass_cost(32) - pass_cost(31))
 
 
 _COPYING_SEQUENCE, _NEW_SEQUENCE = sequence(), sequence(NEW)
