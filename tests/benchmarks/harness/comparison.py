@@ -67,6 +67,13 @@ class Limit:
             return 0.0
         return abs(ratio - self.value) / abs(self.value) if self.value else abs(ratio)
 
+    def verdict(self, ratio: float) -> str:
+        """`pass`, or by how much of the limit it is missed; by how many where the limit is none."""
+        short = self.short_by(ratio)
+        if not short:
+            return "pass"
+        return f"short by {short:.0%}" if self.value else f"short by {short:g}"
+
     def __str__(self) -> str:
         return f"{self.kind} {self.value:g}"
 
@@ -94,11 +101,10 @@ class Row:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """`pass`, `short by N %` or `not measured`, by variant."""
+        """`pass`, `short by N%` or `not measured`, by variant."""
         said = dict.fromkeys(self.missing, "not measured")
         for variant, comparison in self.ours.items():
-            short = self.limit.short_by(comparison.ratio)
-            said[variant] = f"short by {short:.0%}" if short else "pass"
+            said[variant] = self.limit.verdict(comparison.ratio)
         return said
 
 

@@ -48,9 +48,9 @@ def test_answers_one_after_the_other_are_never_together() -> None:
 
 
 def test_the_tail_is_taken_where_others_join() -> None:
-    running = answer(0, 100, 110, 120, 180, 190, 1000)
+    running = answer(0, 20, 40, 100, 110, 120, 180, 190, 1000)
     joiners = [answer(130, start_ms=105), answer(195, start_ms=150)]
-    # Gaps that end from 105 to 195 ms: 10, 10, 60, 10.
+    # Gaps that end from 105 to 195 ms: 10, 10, 60, 10; those that end before: 20, 20, 60.
     p99, median = tail_and_median_of([running], joiners)
-    assert median == 10
+    assert median == 20
     assert p99 == pytest.approx(10 + 0.97 * 50)

@@ -49,6 +49,12 @@ def test_a_limit_and_how_far_it_is_missed(limit: Limit, ratio: float, short: flo
     assert limit.is_kept(ratio) is (short == 0)
 
 
+def test_a_limit_of_none_is_missed_by_a_number() -> None:
+    assert Limit("<=", 0).verdict(3) == "short by 3"
+    assert Limit("<=", 4).verdict(5) == "short by 25%"
+    assert Limit("<=", 4).verdict(4) == "pass"
+
+
 def row(**ratios: float) -> Row:
     ours = {name: Comparison((ratio,), (1.0,)) for name, ratio in ratios.items()}
     return Row("a bar", "ms", Limit("<=", 1.0), "peer", ours, {"third": "does not start"})
