@@ -11,9 +11,9 @@ far the best logit of each token was above the second best. Against it stand
 
 Rounding differs between them (INT8 activations, an 8-bit KV cache, other shapes of the same matrix
 product), so where two tokens are nearly as likely another one may win. A first difference where the
-reference's margin is below `TOLERANCE` is such a near tie; any other is an error. In bfloat16, in
-which some CPUs compute, logits from 16 to 32 come in steps of 0.125: exact ties are not rare, and
-the tolerance is four such steps.
+reference's margin is at most `TOLERANCE` is such a near tie; any other is an error. In bfloat16, in
+which some CPUs compute, logits from 16 to 32 come in steps of 0.125, and exact ties are not rare;
+the tolerance is four such steps. The largest margin at a first difference is told in any case.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Differences:
     @property
     def num_wrong(self) -> int:
         """Answers that differ where there was no near tie."""
-        return sum(gap >= TOLERANCE for gap in self.gaps)
+        return sum(gap > TOLERANCE for gap in self.gaps)
 
     def __str__(self) -> str:
         text = f"{len(self.gaps)} of {self.num_answers} differ"
