@@ -74,6 +74,7 @@ LIBRARIES = {
         "provisioning/build_model/*",
     ],
     "tokenizers": ["appliance/chat/*", "provisioning/build_model/*"],
+    "llguidance": ["appliance/chat/*"],
     "jinja2": ["appliance/chat/*", "provisioning/build_model/*"],
     "yaml": ["appliance/config/*"],
     "prometheus_client": ["appliance/metrics/*"],

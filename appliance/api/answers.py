@@ -7,8 +7,14 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from litestar.types import Receive
+
+from appliance.api.disconnect import unless_gone
+from appliance.api.output_formats import FormatFields
 from appliance.api.schemas import PromptTokensDetails, Usage
+from appliance.chat.completer import Completer
 from appliance.chat.completion import Completion, Delta
+from appliance.chat.grammar import Grammar
 from appliance.engine.sequence import FinishReason
 from appliance.service import Service
 
@@ -21,6 +27,15 @@ def head(service: Service, prefix: str) -> dict[str, Any]:
         "model": service.model_name,
         "system_fingerprint": service.system_fingerprint,
     }
+
+
+async def grammar_for(completer: Completer, data: FormatFields, receive: Receive) -> Grammar | None:
+    """The form that the request asks for, compiled; None if it asks for none.
+
+    Raises `RequestError`, and what `unless_gone` raises.
+    """
+    form = data.output_format()
+    return None if form is None else await unless_gone(receive, completer.grammar(form))
 
 
 async def begun(deltas: AsyncIterator[Delta]) -> AsyncIterator[Delta]:

@@ -11,7 +11,7 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 from litestar.response import Response, Stream
 
-from appliance.api.answers import begun, collected, head, usage_of
+from appliance.api.answers import begun, collected, grammar_for, head, usage_of
 from appliance.api.disconnect import unless_gone
 from appliance.api.parameters import CHAT_PARAMETERS, check_refused
 from appliance.api.request_meter import OPERATION
@@ -89,7 +89,8 @@ async def create_chat_completion(
     check_refused(CHAT_PARAMETERS, msgspec.structs.asdict(data))
     options = data.options(data.max_completion_tokens or data.max_tokens)
     messages = data.for_template(service.max_messages)
-    completion = completer.chat(messages, options)
+    grammar = await grammar_for(completer, data, request.receive)
+    completion = completer.chat(messages, options, grammar)
     shared = head(service, "chatcmpl-")
     try:
         if data.stream:

@@ -11,7 +11,7 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 from litestar.response import Response, Stream
 
-from appliance.api.answers import begun, collected, head, usage_of
+from appliance.api.answers import begun, collected, grammar_for, head, usage_of
 from appliance.api.disconnect import unless_gone
 from appliance.api.parameters import COMPLETION_PARAMETERS, check_refused
 from appliance.api.request_meter import OPERATION
@@ -19,6 +19,7 @@ from appliance.api.schemas import CompletionRequest, Usage
 from appliance.api.sse import event_stream
 from appliance.chat.completer import Completer
 from appliance.chat.completion import Completion, Delta
+from appliance.chat.grammar import Grammar
 from appliance.chat.options import CompletionOptions
 from appliance.errors import RequestError
 from appliance.service import Service
@@ -55,7 +56,8 @@ async def create_completion(
     completer = service.completer_for(data.model)
     check_refused(COMPLETION_PARAMETERS, msgspec.structs.asdict(data))
     prompts, options = data.prompts(), data.options(data.max_tokens)
-    completions = _started(completer, prompts, options)
+    grammar = await grammar_for(completer, data, request.receive)
+    completions = _started(completer, prompts, options, grammar)
     shared = head(service, "cmpl-")
     try:
         if data.stream:
@@ -71,7 +73,10 @@ async def create_completion(
 
 
 def _started(
-    completer: Completer, prompts: list[str | list[int]], options: CompletionOptions
+    completer: Completer,
+    prompts: list[str | list[int]],
+    options: CompletionOptions,
+    grammar: Grammar | None,
 ) -> list[Completion]:
     """All prompts, submitted; none of them when one is refused."""
     if len(prompts) > completer.max_prompts:
@@ -83,7 +88,7 @@ def _started(
     completions: list[Completion] = []
     try:
         for prompt in prompts:
-            completions.append(completer.complete(prompt, options))
+            completions.append(completer.complete(prompt, options, grammar))
     except BaseException:
         for completion in completions:
             completion.abort()

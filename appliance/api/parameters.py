@@ -62,7 +62,17 @@ _COMMON = (
     _supported("min_p", "extension; 0 to 1"),
     _supported("repetition_penalty", "extension; 1 is off"),
     _supported("stop_token_ids", "extension; token ids that end the answer"),
-    _supported("ignore_eos", "extension; go on to `max_tokens`"),
+    _supported(
+        "ignore_eos", "extension; go on to `max_tokens`; no matter where a form is asked for"
+    ),
+    _supported("response_format", "`text`, `json_object`, `json_schema`, enforced; see below"),
+    _supported("guided_json", "extension; a JSON schema, enforced; see below"),
+    _supported("guided_regex", "extension; the whole answer matches"),
+    _supported("guided_choice", "extension; the answer is one of these texts"),
+    _supported("guided_grammar", "extension; GBNF or Lark, see below"),
+    _supported(
+        "structured_outputs", "extension; `json`, `json_object`, `regex`, `choice`, `grammar`"
+    ),
     _ignored("user", "no accounts here"),
     _ignored("metadata", "nothing is stored"),
     _ignored("store", "nothing is stored"),
@@ -87,7 +97,6 @@ CHAT_PARAMETERS = (
     _refused("tool_choice", "no tool calling", "none", "auto"),
     _refused("functions", "deprecated, no tool calling", []),
     _refused("function_call", "deprecated, no tool calling", "none", "auto"),
-    _refused("response_format", "text only", {"type": "text"}),
     _refused("modalities", "text only", ["text"]),
     _refused("audio", "text only"),
     _refused("moderation", "no moderation"),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
+from appliance.api.output_formats import FormatFields
 from appliance.chat.options import CompletionOptions
 from appliance.errors import RequestError
 
@@ -69,7 +70,7 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class SamplingFields(msgspec.Struct, kw_only=True):
+class SamplingFields(FormatFields, kw_only=True):
     """What both endpoints take; ranges and meanings stand in `parameters.py`."""
 
     model: str
@@ -127,7 +128,6 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     modalities: Any = None
     audio: Any = None
     moderation: Any = None

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from appliance.chat.completion import Completion
 from appliance.chat.detokenizer import Detokenizer
+from appliance.chat.grammar import Grammar
+from appliance.chat.grammar_compiler import GrammarCompiler
 from appliance.chat.options import CompletionOptions
+from appliance.chat.output_format import OutputFormat
 from appliance.chat.stop_strings import StopStrings
 from appliance.chat.template import ChatTemplate, Message
 from appliance.chat.tokenizer import Tokenizer
@@ -52,6 +55,12 @@ class Completer:
         }
         self._timeout_s = timeout_s
         self._gen_ai = gen_ai
+        self._grammars = GrammarCompiler(
+            tokenizer,
+            vocab_size=engine.limits.vocab_size,
+            eos_token_ids=eos_token_ids,
+            timeout_s=generation.grammar_timeout_s,
+        )
 
     @property
     def max_prompts(self) -> int:
@@ -63,23 +72,37 @@ class Completer:
         """The context window in tokens, prompt and answer together."""
         return self._engine.limits.max_model_len
 
-    def chat(self, messages: Sequence[Message], options: CompletionOptions) -> Completion:
-        """Answer a conversation.
+    async def grammar(self, form: OutputFormat) -> Grammar:
+        """Compile a form that answers are to have. Raises `RequestError` if that cannot be done."""
+        return await self._grammars.compile(form)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        options: CompletionOptions,
+        grammar: Grammar | None = None,
+    ) -> Completion:
+        """Answer a conversation, in the form of `grammar` if there is one.
 
         Raises `RequestError` for messages or options that cannot be served, `OverloadError` when
         the engine takes no more.
         """
         prompt_ids = self._tokenizer.encode(self._template.render(messages))
-        return self._start(prompt_ids, options, "chat", param="messages")
+        return self._start(prompt_ids, options, grammar, "chat", param="messages")
 
-    def complete(self, prompt: str | Sequence[int], options: CompletionOptions) -> Completion:
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        options: CompletionOptions,
+        grammar: Grammar | None = None,
+    ) -> Completion:
         """Go on with a text, or with token ids, as they are. Raises as `chat` does."""
         if isinstance(prompt, str):
             prompt_ids = self._tokenizer.encode(prompt, add_special_tokens=True)
         else:
             prompt_ids = tuple(prompt)
             self._check_token_ids(prompt_ids)
-        return self._start(prompt_ids, options, "text_completion", param="prompt")
+        return self._start(prompt_ids, options, grammar, "text_completion", param="prompt")
 
     def _check_token_ids(self, token_ids: tuple[int, ...]) -> None:
         vocab_size = self._engine.limits.vocab_size
@@ -91,14 +114,27 @@ class Completer:
                 )
 
     def _start(
-        self, prompt_ids: tuple[int, ...], options: CompletionOptions, operation: str, *, param: str
+        self,
+        prompt_ids: tuple[int, ...],
+        options: CompletionOptions,
+        grammar: Grammar | None,
+        operation: str,
+        *,
+        param: str,
     ) -> Completion:
         if not prompt_ids:
             raise RequestError("the prompt is empty", param)
         if len(prompt_ids) >= self.max_model_len:
             raise ContextLengthExceededError(len(prompt_ids), self.max_model_len, param)
-        params = self._sampling_params(options, self.max_model_len - len(prompt_ids))
-        generation = self._engine.submit(prompt_ids, params, timeout_s=self._timeout_s)
+        # Where a grammar lets an answer end, it may end.
+        ends = frozenset() if options.ignore_eos and grammar is None else self._eos_token_ids
+        room = self.max_model_len - len(prompt_ids)
+        generation = self._engine.submit(
+            prompt_ids,
+            self._sampling_params(options, ends, room),
+            timeout_s=self._timeout_s,
+            constraint=None if grammar is None else grammar.start(),
+        )
         return Completion(
             generation,
             Detokenizer(self._tokenizer),
@@ -112,8 +148,13 @@ class Completer:
         if self._gen_ai is not None and per_token_s is not None:
             self._gen_ai.time_per_output_token[operation].observe(per_token_s)
 
-    def _sampling_params(self, options: CompletionOptions, room: int) -> SamplingParams:
-        """The request's wishes over the defaults; the answer may take `room` tokens at most."""
+    def _sampling_params(
+        self, options: CompletionOptions, ends: frozenset[int], room: int
+    ) -> SamplingParams:
+        """The request's wishes over the defaults.
+
+        The answer may take `room` tokens at most; one of `ends` ends it, among others.
+        """
         ceiling = self._generation.max_tokens_ceiling
         max_tokens = options.max_tokens
         if max_tokens is None:
@@ -142,7 +183,6 @@ class Completer:
             frequency_penalty=options.frequency_penalty,
             logit_bias=options.logit_bias,
             seed=options.seed,
-            stop_token_ids=options.stop_token_ids
-            | (frozenset() if options.ignore_eos else self._eos_token_ids),
+            stop_token_ids=options.stop_token_ids | ends,
             **sampling,
         )

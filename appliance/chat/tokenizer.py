@@ -19,7 +19,8 @@ class Tokenizer:
     """The model's `tokenizer.json`. Encoding is thread-safe.
 
     Raises `ModelDirError` when the file is missing, is none, or works in a way whose bytes are not
-    known here (neither byte-level BPE nor pieces with byte fallback).
+    known here (neither byte-level BPE nor pieces with byte fallback). `special_ids` are tokens that
+    stand for no text.
     """
 
     def __init__(self, model_dir: Path) -> None:
@@ -32,7 +33,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         added = self._tokenizer.get_added_tokens_decoder()
-        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self._added: dict[int, bytes] = {i: t.content.encode() for i, t in added.items()}
         self._piece_bytes = _piece_bytes(self._tokenizer, model_dir)
         self._bytes: dict[int, bytes] = {}
@@ -52,8 +53,16 @@ class Tokenizer:
         """
         known = self._bytes.get(token_id)
         if known is None:
-            known = self._bytes[token_id] = self._look_up(token_id)
+            special = token_id in self.special_ids
+            known = self._bytes[token_id] = b"" if special else self.written_out(token_id)
         return known
+
+    def written_out(self, token_id: int) -> bytes:
+        """As `token_bytes`, but a special token's name too; nothing is remembered of it."""
+        if token_id in self._added:
+            return self._added[token_id]
+        piece: str | None = self._tokenizer.id_to_token(token_id)
+        return b"" if piece is None else self._piece_bytes(piece)
 
     def special_tokens(self, manifest: Manifest) -> dict[str, str]:
         """`bos_token` and `eos_token` written out, as chat templates use them."""
@@ -67,14 +76,6 @@ class Tokenizer:
             if token_id is not None
         }
         return {name: token for name, token in tokens.items() if token is not None}
-
-    def _look_up(self, token_id: int) -> bytes:
-        if token_id in self._special_ids:
-            return b""
-        if token_id in self._added:
-            return self._added[token_id]
-        piece: str | None = self._tokenizer.id_to_token(token_id)
-        return b"" if piece is None else self._piece_bytes(piece)
 
 
 def _piece_bytes(tokenizer: _Tokenizer, model_dir: Path) -> Callable[[str], bytes]:

@@ -206,6 +206,10 @@ class GenerationConfig:
         float | None,
         Rule("above 1: tokens that were there become less likely; 1: off", gt=0, le=10),
     ] = None
+    grammar_timeout_s: Annotated[
+        float,
+        Rule("longest that a schema or grammar may take to compile; else 400", gt=0, le=600),
+    ] = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from appliance.engine.recorder import Recorder
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.scheduler import ScheduledChunk, Scheduler
 from appliance.engine.sequence import FinishReason, Sequence, StepOutput
+from appliance.engine.token_constraint import TokenConstraint
 from appliance.engine.verification import DraftCounts, verify
 from appliance.errors import ApplianceError, DeadlineExceededError, EngineDeadError
 from appliance.metrics import EngineMetrics
@@ -93,7 +93,12 @@ class Engine:
         self._thread.start()
 
     def submit(
-        self, prompt_ids: tuple[int, ...], params: SamplingParams, *, timeout_s: float
+        self,
+        prompt_ids: tuple[int, ...],
+        params: SamplingParams,
+        *,
+        timeout_s: float,
+        constraint: TokenConstraint | None = None,
     ) -> Generation:
         """Queue a sequence; the caller has checked that prompt and answer fit `max_model_len`.
 
@@ -113,6 +118,7 @@ class Engine:
             vocab_size=self.limits.vocab_size,
             timeout_s=timeout_s,
             sink=lambda output: self._outbox.append((generation, output)),
+            constraint=constraint,
         )
         self._admission.enter(generation)
         self._inbox.put(lambda: self._scheduler.add(sequence))
@@ -187,30 +193,21 @@ class Engine:
         self.drafts.add(verified)
         self._scheduler.computed(sequence, verified.num_kept)
         if verified.finish_reason is not None:
-            self._finish(sequence, verified.finish_reason, token_ids=verified.token_ids)
+            self._finish(sequence, verified.finish_reason, verified.error, verified.token_ids)
         elif verified.token_ids:
-            self._emit(sequence, verified.token_ids)
-
-    def _emit(
-        self,
-        sequence: Sequence,
-        token_ids: SequenceOf[int] = (),
-        reason: FinishReason | None = None,
-        error: ApplianceError | None = None,
-    ) -> None:
-        sequence.sink(StepOutput(tuple(token_ids), sequence.num_cached_tokens, reason, error))
+            sequence.sink(StepOutput(verified.token_ids, sequence.num_cached_tokens))
 
     def _finish(
         self,
         sequence: Sequence,
         reason: FinishReason,
         error: ApplianceError | None = None,
-        token_ids: SequenceOf[int] = (),
+        token_ids: tuple[int, ...] = (),
     ) -> None:
         """The one way out for a sequence: its slot is free, its prefix kept, its reader told."""
         if self._scheduler.finish(sequence):
             self._recorder.finished(sequence, reason)
-            self._emit(sequence, token_ids, reason, error)
+            sequence.sink(StepOutput(token_ids, sequence.num_cached_tokens, reason, error))
 
     def _close(self) -> None:
         self._closing = True

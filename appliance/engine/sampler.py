@@ -1,7 +1,8 @@
 """Chooses one token from one position's logits.
 
-Order, as vLLM has it: bias, penalties, temperature, min_p, top_k, top_p. Where a full sort of the
-vocabulary is avoided, the tokens left out have no chance, or less than 1e-7 in all (`_candidates`).
+Order, as vLLM has it: bias, penalties, what is allowed at all, temperature, min_p, top_k, top_p. So
+tokens that are not allowed take no part in any share or rank. Where a full sort of the vocabulary
+is avoided, the tokens left out have no chance, or less than 1e-7 in all (`_candidates`).
 """
 
 from __future__ import annotations
@@ -28,11 +29,17 @@ class Sampler:
         self._said: set[int] = set(prompt_ids) if params.repetition_penalty != 1.0 else set()
         self._bias = {i: b for i, b in params.logit_bias.items() if 0 <= i < vocab_size}
 
-    def sample(self, logits: NDArray[np.float32]) -> int:
-        """Choose the next token from `logits`, float32 `(vocab_size,)`, and count it as said."""
+    def sample(self, logits: NDArray[np.float32], allowed: NDArray[np.intp] | None = None) -> int:
+        """Choose the next token from `logits`, float32 `(vocab_size,)`, and count it as said.
+
+        With `allowed`, ascending token ids, it is one of those, as if there were no others.
+        """
         if self._params.changes_logits:
             logits = self._penalised(logits)
-        token_id = int(logits.argmax()) if self._random is None else self._draw(logits)
+        if allowed is not None:
+            logits = logits[allowed]
+        choice = int(logits.argmax()) if self._random is None else self._draw(logits)
+        token_id = choice if allowed is None else int(allowed[choice])
         if self._params.changes_logits:
             self._counts[token_id] += 1
             self._said.add(token_id)

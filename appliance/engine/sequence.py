@@ -12,6 +12,7 @@ from appliance.engine.prompt_lookup import PromptLookup
 from appliance.engine.sampler import Sampler
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.timing import Timing
+from appliance.engine.token_constraint import TokenConstraint
 from appliance.errors import ApplianceError
 
 
@@ -49,7 +50,8 @@ Sink = Callable[[StepOutput], None]
 class Sequence:
     """A prompt and the answer so far. Written by the engine thread only.
 
-    `timeout_s` counts from now; `sink` takes each step's output.
+    `timeout_s` counts from now; `sink` takes each step's output. `constraint` is at its beginning
+    and follows the answer from then on; no one else uses it.
 
     Region map of `token_ids`: `[0, num_cached_tokens)` came from the prefix cache at the first
     admission, `[0, num_computed_tokens)` have their KV in `slot`, and what lies behind is the next
@@ -64,6 +66,7 @@ class Sequence:
         vocab_size: int,
         timeout_s: float,
         sink: Sink,
+        constraint: TokenConstraint | None = None,
     ) -> None:
         assert prompt_ids
         self.token_ids: list[int] = list(prompt_ids)
@@ -74,6 +77,7 @@ class Sequence:
         self.timing = Timing(time.monotonic())
         self.deadline = self.timing.submitted_at + timeout_s
         self.sink = sink
+        self.constraint = constraint
         self.status = SequenceStatus.WAITING
         self.slot: Slot | None = None
         self.preempted = False
@@ -105,11 +109,15 @@ class Sequence:
     def append(self, token_id: int) -> FinishReason | None:
         """Take a sampled token into the answer; a reason when the answer ends with it.
 
-        A stop token ends the answer and is no part of it.
+        A stop token ends the answer and is no part of it. Raises what the constraint raises.
         """
         if token_id in self.params.stop_token_ids:
             return FinishReason.STOP
         self.token_ids.append(token_id)
+        if self.constraint is not None:
+            self.constraint.accept(token_id)
+            if self.constraint.is_complete:
+                return FinishReason.STOP
         if self.num_output_tokens >= self.params.max_tokens:
             return FinishReason.LENGTH
         return None

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from appliance.backends.base import Chunk
 from appliance.engine.sequence import FinishReason, Sequence
+from appliance.engine.token_constraint import allowed_ids
+from appliance.errors import ApplianceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,8 @@ class Verified:
     """What became of one chunk.
 
     `token_ids` are new in the answer; `finish_reason` says why it ends with them, None that it goes
-    on. The chunk's first `num_kept` tokens are the sequence's: their KV is to be kept.
+    on. `error` is set exactly with `FinishReason.ERROR`. The chunk's first `num_kept` tokens are
+    the sequence's: their KV is to be kept.
     """
 
     token_ids: tuple[int, ...]
@@ -24,6 +27,7 @@ class Verified:
     num_kept: int
     num_drafted: int
     num_accepted: int
+    error: ApplianceError | None = None
 
 
 @dataclass(slots=True)
@@ -50,21 +54,34 @@ def verify(sequence: Sequence, chunk: Chunk, logits: NDArray[np.float32]) -> Ver
     that row was computed behind. (In the words of rejection sampling: a draft to which the model
     gives probability p is accepted with p, and otherwise its place is taken by a draw from the
     rest.) The sampler draws one random number and counts one token per token of the answer, in
-    their order, so that seed and penalties mean the same with drafts and without.
+    their order, so that seed and penalties mean the same with drafts and without. A constraint sees
+    each token of the answer once and never a draft, so nothing of it has to be taken back.
     """
     num_drafted = max(0, chunk.num_logits - 1)
     num_own = len(chunk.token_ids) - num_drafted
-    token_ids: list[int] = []
+    num_before = len(sequence.token_ids)
     num_accepted = 0
-    reason = None
+    reason: FinishReason | None = None
+    failure: ApplianceError | None = None
     for row, draft in zip(logits, (*chunk.token_ids[num_own:], None), strict=False):
-        token_id = sequence.sampler.sample(row)
-        reason = sequence.append(token_id)
-        if reason is not FinishReason.STOP:
-            token_ids.append(token_id)
+        try:
+            token_id, reason = _next_token(sequence, row)
+        except ApplianceError as error:
+            reason, failure = FinishReason.ERROR, error
+            break
         if reason is not None or token_id != draft:
             break
         num_accepted += 1
     sequence.num_drafted_tokens += num_drafted
     sequence.num_accepted_tokens += num_accepted
-    return Verified(tuple(token_ids), reason, num_own + num_accepted, num_drafted, num_accepted)
+    token_ids = tuple(sequence.token_ids[num_before:])
+    num_kept = num_own + num_accepted
+    return Verified(token_ids, reason, num_kept, num_drafted, num_accepted, failure)
+
+
+def _next_token(sequence: Sequence, logits: NDArray[np.float32]) -> tuple[int, FinishReason | None]:
+    """The token chosen from one position's logits, and why the answer ends with it, if it does."""
+    constraint = sequence.constraint
+    allowed = None if constraint is None else allowed_ids(constraint, len(logits))
+    token_id = sequence.sampler.sample(logits, allowed)
+    return token_id, sequence.append(token_id)
