@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from appliance.backends.base import Allocation, Backend, Chunk, KVStats, RunnerLimits, Slot
-from appliance.errors import BackendError
+from appliance.errors import ApplianceError, BackendError
 
 NextToken = Callable[[Sequence[int]], int]
 
@@ -139,6 +139,42 @@ class FakeRunner:
 
     def close(self) -> None:
         self.closed = True
+
+
+class FakeConstraint:
+    """A rule that is a function: which ids may follow those of the answer so far, none at its end.
+
+    Taking a token that is not allowed, or asking a complete one, is an error here. `fail_after`
+    tokens it cannot be followed any further.
+    """
+
+    def __init__(
+        self,
+        may_follow: Callable[[Sequence[int]], Collection[int]],
+        *,
+        vocab_size: int = 300,
+        fail_after: int | None = None,
+    ) -> None:
+        self.may_follow = may_follow
+        self.vocab_size = vocab_size
+        self.fail_after = fail_after
+        self.accepted: list[int] = []
+
+    def allowed(self) -> bytes:
+        assert not self.is_complete
+        allowed = np.zeros(self.vocab_size, dtype=np.bool_)
+        allowed[list(self.may_follow(self.accepted))] = True
+        return np.packbits(allowed, bitorder="little").tobytes()
+
+    def accept(self, token_id: int) -> None:
+        assert token_id in self.may_follow(self.accepted)
+        if self.fail_after is not None and len(self.accepted) >= self.fail_after:
+            raise ApplianceError("the rule cannot be followed: told so")
+        self.accepted.append(token_id)
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.may_follow(self.accepted)
 
 
 def fake_backend(runner: FakeRunner | None = None) -> Backend:

@@ -9,7 +9,7 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 
 from appliance.chat.output_format import FormatKind, OutputFormat
-from appliance.chat.schema_fault import place_of_fault
+from appliance.chat.schema_fault import find_fault
 from appliance.errors import RequestError
 
 # JSON as models write it: a blank, or a line break and an indentation, where whitespace may stand.
@@ -82,7 +82,7 @@ def compiled(tokens: LLTokenizer, form: OutputFormat) -> LLMatcher:
     if matcher.is_error():
         reason, path = matcher.get_error(), ""
         if form.kind is FormatKind.JSON_SCHEMA:
-            path = place_of_fault(json.loads(form.source), lambda s: _schema_error(tokens, s))
+            path, reason = find_fault(json.loads(form.source), lambda s: _schema_error(tokens, s))
         raise GrammarError(reason, path)
     # The first mask is the dearest; what it found out is part of every copy.
     matcher.compute_bitmask()

@@ -1,7 +1,8 @@
 """Finds the part of a JSON schema that a compiler complains about without saying where it is.
 
 A part is at fault if it gives the same complaint when it is compiled alone, with the definitions of
-the whole schema beside it; of those parts the innermost one.
+the whole schema beside it; of those parts the innermost one. What nothing can satisfy is complained
+of in other words at every level, and counts as the same.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _SINGLE = ("items", "additionalProperties")
 _SHARED = ("$schema", "$defs", "definitions")
 
-# llguidance's words for a part that is not even of the right type.
+# llguidance's words for a part that is not even of the right type, and for one without any value.
 _NO_SCHEMA = "schema must be an object or boolean"
+_UNSATISFIABLE = "Unsatisfiable schema: "
 
 # One takes about 0.1 ms; of a schema larger than that an outer part is named.
 _MAX_TRIES = 500
 
 
-def place_of_fault(schema: Mapping[str, Any], error_of: Callable[[Mapping[str, Any]], str]) -> str:
-    """The path of the part of `schema` at fault, as `.properties.age.anyOf[1]`; "" for all of it.
+def find_fault(
+    schema: Mapping[str, Any], error_of: Callable[[Mapping[str, Any]], str]
+) -> tuple[str, str]:
+    """Where `schema` is at fault, as `.properties.age.anyOf[1]`, "" for all of it; and what is.
 
     `error_of` tells what is wrong with a schema, "" if nothing is.
     """
@@ -31,21 +35,27 @@ def place_of_fault(schema: Mapping[str, Any], error_of: Callable[[Mapping[str, A
     seen: set[str] = set()
     tries = iter(range(_MAX_TRIES))
 
-    def at_fault(part: Any) -> bool:
-        if not isinstance(part, dict | bool):
-            return complaint == _NO_SCHEMA
-        if isinstance(part, bool) or next(tries, None) is None:
+    def at_fault(path: str, part: Any) -> bool:
+        if isinstance(part, bool) or path in seen:
             return False
-        return error_of({**shared, **part}) == complaint
+        if not isinstance(part, dict):
+            return complaint == _NO_SCHEMA
+        # What refers to where the search comes from complains only of what is there.
+        if _target(part) in seen or next(tries, None) is None:
+            return False
+        error = error_of({**shared, **part})
+        return error == complaint or (
+            error.startswith(_UNSATISFIABLE) and complaint.startswith(_UNSATISFIABLE)
+        )
 
     path, part = "", schema
     while isinstance(part, dict):
-        inner = next(((p, s) for p, s in _parts(schema, path, part) if at_fault(s)), None)
-        if inner is None or inner[0] in seen:
-            return path
-        path, part = inner
         seen.add(path)
-    return path
+        inner = next((one for one in _parts(schema, path, part) if at_fault(*one)), None)
+        if inner is None:
+            break
+        path, part = inner
+    return path, error_of({**shared, **part}) if isinstance(part, dict) else complaint
 
 
 def _parts(
@@ -59,11 +69,19 @@ def _parts(
         if isinstance(inner := schema.get(key), list):
             yield from ((f"{path}.{key}[{index}]", part) for index, part in enumerate(inner))
     for key in _SINGLE:
-        if key in schema:
+        if isinstance(schema.get(key), dict):
             yield f"{path}.{key}", schema[key]
-    if isinstance(reference := schema.get("$ref"), str) and reference.startswith("#/"):
-        steps = reference[2:].split("/")
-        target: Any = root
-        for step in steps:
-            target = target.get(step) if isinstance(target, dict) else None
-        yield "." + ".".join(steps), target
+    target = _target(schema)
+    if target is not None:
+        part: Any = root
+        for step in target.split(".")[1:]:
+            part = part.get(step) if isinstance(part, dict) else None
+        yield target, part
+
+
+def _target(schema: Mapping[str, Any]) -> str | None:
+    """The path of what `schema` refers to, as far as it is in the same document."""
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#/"):
+        return reference[1:].replace("/", ".")
+    return None

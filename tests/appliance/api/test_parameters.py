@@ -65,6 +65,12 @@ SUPPORTED: dict[str, Any] = {
     "repetition_penalty": 1.1,
     "stop_token_ids": [5],
     "ignore_eos": True,
+    "response_format": {"type": "text"},
+    "guided_json": None,
+    "guided_regex": None,
+    "guided_choice": None,
+    "guided_grammar": None,
+    "structured_outputs": {},
 }
 IGNORED: dict[str, Any] = {
     "user": "someone",
@@ -90,7 +96,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("required", {"type": "function", "function": {"name": "f"}}),
     "functions": ([{"name": "f"}],),
     "function_call": ({"name": "f"},),
-    "response_format": ({"type": "json_object"}, {"type": "json_schema", "json_schema": {}}),
     "modalities": (["text", "audio"],),
     "audio": ({"voice": "alloy", "format": "wav"},),
     "moderation": ({"model": "omni-moderation-latest"},),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from tokenizers.processors import TemplateProcessing
 from appliance.backends.base import RunnerLimits
 from appliance.chat.completer import Completer
 from appliance.chat.options import MAX_STOP_STRINGS, CompletionOptions
+from appliance.chat.output_format import FormatKind, OutputFormat
 from appliance.chat.template import ChatTemplate
 from appliance.chat.tokenizer import Tokenizer
 from appliance.config import GenerationConfig
 from appliance.engine.generation import Generation
 from appliance.engine.sampling_params import SamplingParams
+from appliance.engine.token_constraint import TokenConstraint
 from appliance.errors import ContextLengthExceededError, QueueFullError, RequestError
 from appliance.model_dir import TOKENIZER
 from tests.tiny_model import (
@@ -38,6 +41,7 @@ class Asked:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     timeout_s: float
+    constraint: TokenConstraint | None
 
 
 class RecordingEngine:
@@ -49,11 +53,16 @@ class RecordingEngine:
         self.full = False
 
     def submit(
-        self, prompt_ids: tuple[int, ...], params: SamplingParams, *, timeout_s: float
+        self,
+        prompt_ids: tuple[int, ...],
+        params: SamplingParams,
+        *,
+        timeout_s: float,
+        constraint: TokenConstraint | None,
     ) -> Generation:
         if self.full:
             raise QueueFullError("full", retry_after_s=1)
-        self.asked.append(Asked(prompt_ids, params, timeout_s))
+        self.asked.append(Asked(prompt_ids, params, timeout_s, constraint))
         return Generation(lambda reason: None, params.max_tokens)
 
 
@@ -193,6 +202,23 @@ def test_end_tokens_stop_unless_ignored(
         ignore_eos=ignore_eos,
     )
     assert params.stop_token_ids == expected
+
+
+def test_under_a_grammar_end_tokens_stop_in_any_case(
+    engine: RecordingEngine, tiny_model_dir: Path
+) -> None:
+    """They are allowed only where the answer may end, and nothing else ends some forms."""
+
+    async def ask() -> None:
+        one = completer(engine, tiny_model_dir)
+        grammar = await one.grammar(OutputFormat(FormatKind.REGEX, "a+", "guided_regex"))
+        for _ in range(2):
+            one.complete("hi", CompletionOptions(ignore_eos=True), grammar)
+
+    asyncio.run(ask())
+    assert [asked.params.stop_token_ids for asked in engine.asked] == [{IM_END, END_OF_TEXT}] * 2
+    first, second = (asked.constraint for asked in engine.asked)
+    assert first is not None and second is not None and first is not second
 
 
 @pytest.mark.parametrize(
