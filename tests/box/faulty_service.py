@@ -1,0 +1,54 @@
+"""`qwen-appliance serve` with an engine that stops in the middle of a pass while a file is there.
+
+It stands in no package of the service: a test puts it into the unit of a box.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.backends.base import Backend, Chunk, ModelRunner
+from appliance.backends.create import create_backend
+from appliance.config import Config
+from appliance.model_dir import read_manifest
+
+BLOCKED = Path("/var/lib/qwen-appliance/kv/block-the-engine")
+
+
+class BlockingRunner:
+    """Any runner, whose passes wait while `BLOCKED` exists."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._runner, name)
+
+    def forward(self, chunks: Sequence[Chunk]) -> object:
+        while BLOCKED.exists():
+            time.sleep(0.05)
+        return self._runner.forward(chunks)
+
+
+def serve(config: Config) -> int:
+    import appliance.serve as service
+
+    assert config.model.dir is not None
+    manifest = read_manifest(config.model.dir)
+    backend = create_backend(config.engine, config.model.dir, manifest)
+    blocking = Backend(backend.kv, BlockingRunner(backend.runner), backend.description)
+    return service.serve(config, blocking)
+
+
+if __name__ == "__main__":
+    import argparse
+
+    from appliance.config import add_arguments, load_from_arguments
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    sys.exit(serve(load_from_arguments(parser.parse_args(), os.environ).config))
