@@ -1,24 +1,25 @@
 """Decides how many drafts each sequence has verified in a step: as many as are likely to pay.
 
 A pass reads all weights once, however few tokens it computes, so a few drafts more cost little and
-each that turns out right spares a step. They pay while the tokens expected from a step grow faster
-than its time.
+each that turns out right spares a step. For one sequence they pay while the tokens expected from a
+step grow faster than its time. Where several share the step, all of them wait for the drafts of
+each; then the product of their speeds is made as large as it can be (proportional fairness), so the
+more wait, the more a draft has to bring.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
 from appliance.backends.base import RunnerLimits
-from appliance.engine.pass_cost import COST_PER_TOKEN, PassCost
+from appliance.engine.pass_cost import PassCost
 from appliance.engine.prompt_lookup import Guess, PromptLookup
 from appliance.engine.sequence import Sequence
 
-# All drafts of a step together; and how much longer it may take for them while there are sequences
-# with nothing to guess, which only wait.
 _MAX_STEP_DRAFTS = 16
-_MAX_SLOWDOWN = 1.5
+"""Of all sequences together: what somebody waits at most for the drafts of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +29,25 @@ class Candidate:
     guess: Guess
     num_positions: int
 
+    def gains(self) -> list[float]:
+        """By how much each draft raises the logarithm of the tokens expected. Never growing."""
+        expected, gains = 1.0, []
+        for chance in self.guess.chances:
+            gains.append(math.log1p(chance / expected))
+            expected += chance
+        return gains
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
     """One way to make a step: drafts per sequence, and what comes of it.
 
-    `worth`: the tokens expected. `num_tokens` and `num_positions` are what `PassCost` asks.
+    `gain` adds up what `Candidate.gains` has for its drafts. `num_tokens` and `num_positions` are
+    what `PassCost` asks.
     """
 
     counts: tuple[int, ...]
-    worth: float
+    gain: float
     num_tokens: int
     num_positions: int
 
@@ -53,18 +63,19 @@ class DraftPlanner:
         self._num_tokens_before = 0
 
     def plan(
-        self, sequences: SequenceOf[Sequence], num_prompt_tokens: int
+        self, sequences: SequenceOf[Sequence], prompt_tokens: SequenceOf[int] = ()
     ) -> list[tuple[int, ...]]:
         """Drafts for each of `sequences`, which all decode in the next step, some of them ().
 
-        `num_prompt_tokens` of others share that step. To be called once for every step.
+        `prompt_tokens`: how many tokens of each prompt share that step. To be called once for every
+        step.
         """
         candidates = [Candidate(self._guess(s), len(s.token_ids)) for s in sequences]
-        if self._pads_rows and not num_prompt_tokens:
+        if self._pads_rows and not prompt_tokens:
             options = padded_options(candidates)
         else:
-            options = ragged_options(candidates, num_prompt_tokens)
-        best = self._best(options, somebody_waits=not all(c.guess.token_ids for c in candidates))
+            options = ragged_options(candidates, sum(prompt_tokens))
+        best = self._fairest(options, num_sharing=len(sequences) + len(prompt_tokens))
         self._num_tokens_before = best.num_tokens
         return [c.guess.token_ids[:n] for c, n in zip(candidates, best.counts, strict=True)]
 
@@ -77,56 +88,48 @@ class DraftPlanner:
             sequence.lookup = PromptLookup()
         return sequence.lookup.guess(sequence.token_ids, num_wanted)
 
-    def _best(self, options: SequenceOf[Option], *, somebody_waits: bool) -> Option:
-        """The one with most tokens per time; the first one, without drafts, is always possible."""
-        plain = options[0]
+    def _fairest(self, options: SequenceOf[Option], num_sharing: int) -> Option:
+        """The one at which the speeds of all that share the step have the largest product."""
         if len(options) == 1:
-            return plain
-        costs = [self._cost.of(option.num_tokens, option.num_positions) for option in options]
-        limit = costs[0] * _MAX_SLOWDOWN if somebody_waits else max(costs)
+            return options[0]
 
-        def rate(index: int) -> float:
-            option = options[index]
+        def fairness(option: Option) -> float:
             resized = option.num_tokens != self._num_tokens_before
             cost = self._cost.of(option.num_tokens, option.num_positions, resized=resized)
-            return option.worth / cost
+            return option.gain - num_sharing * math.log(cost)
 
-        return options[max((i for i, cost in enumerate(costs) if cost <= limit), key=rate)]
+        return max(options, key=fairness)
 
 
 def ragged_options(candidates: SequenceOf[Candidate], num_prompt_tokens: int) -> list[Option]:
-    """Where a pass costs what all its tokens cost: one draft more each, the likeliest first."""
-    # A prompt's token is worth what it costs, or drafts would seem cheap beside a long prompt.
-    worth = len(candidates) + num_prompt_tokens * COST_PER_TOKEN
-    num_tokens, num_positions = len(candidates) + num_prompt_tokens, 0
+    """Where a pass costs what all its tokens cost: one draft more each, the best first."""
+    num_tokens, num_positions, gain = len(candidates) + num_prompt_tokens, 0, 0.0
     counts = [0] * len(candidates)
-    options = [Option(tuple(counts), worth, num_tokens, num_positions)]
-    # No chance is larger than the one before it, so of each guess a beginning is taken.
+    options = [Option(tuple(counts), gain, num_tokens, num_positions)]
+    # No gain is larger than the one before it, so of each guess a beginning is taken.
     ranked = sorted(
-        ((chance, row) for row, c in enumerate(candidates) for chance in c.guess.chances),
+        ((more, row) for row, candidate in enumerate(candidates) for more in candidate.gains()),
         reverse=True,
     )
-    for chance, row in ranked[:_MAX_STEP_DRAFTS]:
+    for more, row in ranked[:_MAX_STEP_DRAFTS]:
         # The first draft makes the token before it one of several, too.
         num_positions += candidates[row].num_positions * (1 if counts[row] else 2)
         num_tokens += 1
-        worth += chance
+        gain += more
         counts[row] += 1
-        options.append(Option(tuple(counts), worth, num_tokens, num_positions))
+        options.append(Option(tuple(counts), gain, num_tokens, num_positions))
     return options
 
 
 def padded_options(candidates: SequenceOf[Candidate]) -> list[Option]:
     """Where every row costs what the longest one costs: one length more for all each."""
-    num_rows = len(candidates)
-    worth = float(num_rows)
-    options = [Option((0,) * num_rows, worth, num_rows, 0)]
-    longest = max((len(c.guess.token_ids) for c in candidates), default=0)
+    num_rows, gain = len(candidates), 0.0
+    gains = [candidate.gains() for candidate in candidates]
+    longest = max(map(len, gains), default=0)
+    options = [Option((0,) * num_rows, gain, num_rows, 0)]
     for count in range(1, min(longest, _MAX_STEP_DRAFTS // max(num_rows, 1)) + 1):
-        worth += sum(
-            c.guess.chances[count - 1] for c in candidates if len(c.guess.chances) >= count
-        )
-        counts = tuple(min(count, len(c.guess.token_ids)) for c in candidates)
+        gain += sum(of_row[count - 1] for of_row in gains if len(of_row) >= count)
+        counts = tuple(min(count, len(of_row)) for of_row in gains)
         num_positions = (1 + count) * sum(c.num_positions for c in candidates)
-        options.append(Option(counts, worth, num_rows * (1 + count), num_positions))
+        options.append(Option(counts, gain, num_rows * (1 + count), num_positions))
     return options

@@ -10,8 +10,7 @@ from itertools import pairwise
 
 # Weights are read once, so that the first few tokens more cost little; then each costs the same.
 _MEASURED = ((1, 1.0), (2, 1.07), (4, 1.15), (8, 1.3), (16, 1.9), (32, 3.3))
-COST_PER_TOKEN = (3.3 - 1.9) / 16
-"""What one token more costs a pass over many, as one over a prompt's chunk is."""
+_PER_TOKEN_BEHIND = (3.3 - 1.9) / 16
 
 # OpenVINO prepares every layer anew for a pass that has not the shape of the one before.
 _RESIZING = 0.25
@@ -32,7 +31,7 @@ class PassCost:
         if num_tokens < len(_BY_TOKENS):
             cost = _BY_TOKENS[num_tokens]
         else:
-            cost = _BY_TOKENS[-1] + (num_tokens - len(_BY_TOKENS) + 1) * COST_PER_TOKEN
+            cost = _BY_TOKENS[-1] + (num_tokens - len(_BY_TOKENS) + 1) * _PER_TOKEN_BEHIND
         return cost + num_positions * self._position_cost + (_RESIZING if resized else 0.0)
 
 

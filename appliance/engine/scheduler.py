@@ -73,7 +73,7 @@ class Scheduler:
             else:
                 prompts = []
         self._prefilled_last = bool(prompts)
-        drafts = self._drafts(decoding, sum(num_tokens for _, num_tokens in prompts))
+        drafts = self._drafts(decoding, [num_tokens for _, num_tokens in prompts])
         return [
             *(self._scheduled(sequence, num_tokens) for sequence, num_tokens in prompts),
             *(self._scheduled(s, 1, ids) for s, ids in zip(decoding, drafts, strict=True)),
@@ -162,9 +162,9 @@ class Scheduler:
             budget -= num_tokens
         return shares
 
-    def _drafts(self, decoding: list[Sequence], num_prompt_tokens: int) -> list[tuple[int, ...]]:
+    def _drafts(self, decoding: list[Sequence], prompt_tokens: list[int]) -> list[tuple[int, ...]]:
         """Drafts for each of `decoding`; none where there is no room: nobody makes way for them."""
-        planned = self._planner.plan(decoding, num_prompt_tokens)
+        planned = self._planner.plan(decoding, prompt_tokens)
         return [
             ids if ids and s.slot is not None and self._kv.reserve(s.slot, 1 + len(ids)) else ()
             for s, ids in zip(decoding, planned, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as SequenceOf
 
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 
 from appliance.backends.base import RunnerLimits
 from appliance.engine.draft_planner import Candidate, DraftPlanner, padded_options, ragged_options
-from appliance.engine.pass_cost import PassCost
 from appliance.engine.prompt_lookup import Guess
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.sequence import Sequence
@@ -36,7 +36,7 @@ def sequence(token_ids: SequenceOf[int] = COPYING, max_tokens: int = 100) -> Seq
     )
     planner = DraftPlanner(7, limits())
     for token_id in token_ids[40:]:
-        planner.plan([one], 0)
+        planner.plan([one])
         one.append(token_id)
     return one
 
@@ -76,18 +76,21 @@ def counts(
     planner = DraftPlanner(
         max_draft_tokens, limits(pads_rows=pads_rows, position_cost=position_cost)
     )
-    planner.plan([NOTHING] * (len(sequences) if after is None else after), 0)
-    return [len(drafts) for drafts in planner.plan(sequences, num_prompt_tokens)]
+    planner.plan([NOTHING] * (len(sequences) if after is None else after))
+    prompts = [num_prompt_tokens] if num_prompt_tokens else []
+    return [len(drafts) for drafts in planner.plan(sequences, prompts)]
 
 
 def test_one_that_copies_gets_all_drafts_and_one_that_does_not_gets_none() -> None:
     assert counts([sequence()]) == [7]
     assert counts([sequence(NEW)]) == [0]
-    assert counts([sequence(NEW), sequence(), sequence(NEW)]) == [0, 7, 0]
+    first, copying, third = counts([sequence(NEW), sequence(), sequence(NEW)])
+    assert (first, third) == (0, 0)
+    assert copying > 4
 
 
 def test_drafts_are_what_stood_behind_the_match() -> None:
-    (drafts,) = DraftPlanner(4, limits()).plan([sequence()], 0)
+    (drafts,) = DraftPlanner(4, limits()).plan([sequence()])
     assert drafts == (130, 131, 132, 133)
 
 
@@ -114,13 +117,17 @@ def test_the_sum_over_a_step_is_bounded(pads_rows: bool, num_copying: int, num_n
 
 
 def test_what_pays_alone_need_not_pay_among_many() -> None:
-    """One token more is cheap in a pass over one, and dear in a pass over eight."""
-    unsure = Guessing(0.5, 0.1)
+    """All wait for one's drafts, and a token more is dearer in a pass over many."""
+    unsure, sure = Guessing(0.5, 0.1), Guessing(*[0.9] * 7)
     assert counts([unsure]) == [2]
-    assert counts([unsure, *[NOTHING] * 3]) == [0] * 4
-    assert counts([Guessing(0.95, 0.9), *[NOTHING] * 3]) == [2, 0, 0, 0]
-    assert counts([Guessing(0.95, 0.9), *[NOTHING] * 7]) == [0] * 8
-    assert counts([Guessing(*[0.95] * 7), *[NOTHING] * 7]) == [7, *[0] * 7]
+    assert counts([unsure, NOTHING]) == [0, 0]
+    assert counts([sure, NOTHING]) == [7, 0]
+    assert counts([sure, *[NOTHING] * 3]) == [4, 0, 0, 0]
+    assert counts([sure, *[NOTHING] * 7]) == [0] * 8
+
+
+def test_all_eight_that_copy_share_the_drafts_of_a_step() -> None:
+    assert counts([Guessing(*[0.95] * 7)] * 8) == [2] * 8
 
 
 def test_another_size_than_the_last_pass_has_to_be_worth_it() -> None:
@@ -136,9 +143,9 @@ def test_another_size_than_the_last_pass_has_to_be_worth_it() -> None:
 def test_a_size_once_chosen_is_kept_while_it_pays() -> None:
     planner = DraftPlanner(7, limits())
     begun, going_on = Guessing(*[0.9] * 7), Guessing(0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.04)
-    assert [len(planner.plan([one], 0)[0]) for one in (NOTHING, begun)] == [0, 7]
-    assert len(planner.plan([going_on], 0)[0]) == 7
-    assert [len(planner.plan([one], 0)[0]) for one in (NOTHING, going_on)] == [0, 5]
+    assert [len(planner.plan([one])[0]) for one in (NOTHING, begun)] == [0, 7]
+    assert len(planner.plan([going_on])[0]) == 7
+    assert [len(planner.plan([one])[0]) for one in (NOTHING, going_on)] == [0, 5]
 
 
 def test_the_likeliest_drafts_come_first_whoever_has_them() -> None:
@@ -157,23 +164,11 @@ def test_far_into_a_text_drafts_cost_more_where_positions_cost() -> None:
         assert near == 7 > middle > far == 0
 
 
-def test_one_with_nothing_to_guess_waits_half_as_long_again_at_most() -> None:
-    cost = PassCost(0).of
-    sure = Guessing(*[0.99] * 15)
-    assert counts([sure], max_draft_tokens=15) == [15]
-    (count, none) = counts([sure, NOTHING], max_draft_tokens=15)
-    assert none == 0
-    assert 1.4 < cost(2 + count) / cost(2) <= 1.5
-    assert counts([sure, sure], pads_rows=True) == [7, 7]
-    count, none, _ = counts([sure, NOTHING, NOTHING], pads_rows=True)
-    assert none == 0
-    assert 1 < cost(3 * (1 + count)) / cost(3) <= 1.5
-
-
 def test_beside_a_prompt_only_what_is_worth_its_full_cost_is_verified() -> None:
-    unsure = Guessing(0.08)
-    assert counts([unsure], after=100) == [1]
-    assert counts([unsure], num_prompt_tokens=64, after=100) == [0]
+    unsure = Guessing(0.1)
+    waiting = [NOTHING] * 7
+    assert counts([unsure], num_prompt_tokens=64, after=100) == [1]
+    assert counts([unsure, *waiting], num_prompt_tokens=64, after=100) == [0] * 8
     assert counts([Guessing(0.9, 0.8, 0.7)], num_prompt_tokens=64, after=100) == [3]
 
 
@@ -187,20 +182,23 @@ def test_what_options_cost_is_said_for_all_their_tokens() -> None:
     assert [option.counts for option in ragged] == [(0, 0), (0, 1), (1, 1), (2, 1)]
     assert [option.num_tokens for option in ragged] == [7, 8, 9, 10]
     assert [option.num_positions for option in ragged] == [0, 400, 420, 430]
-    assert [o.worth - ragged[0].worth for o in ragged] == pytest.approx([0, 0.6, 1.1, 1.5])
+    # Of the tokens expected the sum of logarithms: 1 and 1, 1 and 1.6, 1.5 and 1.6, 1.9 and 1.6.
+    products = [math.exp(option.gain) for option in ragged]
+    assert products == pytest.approx([1, 1.6, 1.5 * 1.6, 1.9 * 1.6])
     padded = padded_options(candidates)
     assert [option.counts for option in padded] == [(0, 0), (1, 1), (2, 1)]
     assert [option.num_tokens for option in padded] == [2, 4, 6]
     assert [option.num_positions for option in padded] == [0, 420, 630]
-    assert [option.worth for option in padded] == pytest.approx([2, 3.1, 3.5])
+    assert [math.exp(o.gain) for o in padded] == pytest.approx([1, 1.5 * 1.6, 1.9 * 1.6])
 
 
-def test_where_rows_are_padded_one_that_copies_does_not_hold_up_seven_others() -> None:
-    sequences = [sequence(), *[_NEW_SEQUENCE] * 7]
-    assert counts(sequences) == [7, *[0] * 7]
-    assert counts(sequences, pads_rows=True) == [0] * 8
+def test_where_rows_are_padded_others_pay_for_the_padding() -> None:
+    sequences = [sequence(), *[_NEW_SEQUENCE] * 3]
+    ragged, padded = counts(sequences), counts(sequences, pads_rows=True)
+    assert ragged[1:] == padded[1:] == [0] * 3
+    assert ragged[0] > 0 == padded[0]
     assert counts([sequence(), sequence()], pads_rows=True) == [7, 7]
-    assert counts([sequence(), sequence(max_tokens=4)], pads_rows=True) == [7, 3]
+    assert counts([sequence(), sequence(max_tokens=4)], pads_rows=True) == [5, 3]
 
 
 _COPYING_SEQUENCE, _NEW_SEQUENCE = sequence(), sequence(NEW)
