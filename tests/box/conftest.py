@@ -18,7 +18,7 @@ from tests.box.installed import Installed, install
 def box_image() -> Path:
     try:
         return image.provide()
-    except image.NoImageError as error:
+    except image.NoBoxError as error:
         pytest.skip(f"no box: {error}")
 
 
