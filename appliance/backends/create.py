@@ -8,7 +8,7 @@ from appliance.backends.base import Backend
 from appliance.backends.block_kv_cache import BlockKVCache
 from appliance.backends.block_pool import BLOCK_SIZE
 from appliance.backends.compile_options import CompileOptions, default_cache_dir
-from appliance.backends.kv_precision import kv_precision
+from appliance.backends.kv_precision import copy_precision, kv_precision
 from appliance.backends.saved_prefixes import restored_prefixes
 from appliance.config import EngineConfig
 from appliance.errors import ConfigError
@@ -45,7 +45,7 @@ def _create_stateful(config: EngineConfig, model_dir: Path, manifest: Manifest) 
 
     model = manifest.architecture
     shape = KVShape(2 * model.num_layers, model.num_kv_heads, model.head_dim)
-    precision = kv_precision(config)  # as exact as the state that is filled from them
+    precision = copy_precision(config)
     block_bytes = HostBlocks.block_bytes(shape, precision)
     kv = _block_kv_cache(
         config, "prefix_cache_mb", config.prefix_cache_mb, max_model_len, block_bytes

@@ -13,9 +13,17 @@ BYTES_PER_VALUE: dict[KVPrecision, int] = {"u8": 1, "f16": 2, "f32": 4}
 
 
 def kv_precision(config: EngineConfig) -> KVPrecision:
-    """How the backend of `config` stores keys and values.
+    """How the backend of `config` stores the keys and values that it computes with.
 
-    8 bit unless configured: OpenVINO's own choice for paged attention is 16 bit on some CPUs, and
-    an IR from optimum-intel asks for 16 bit: twice the memory, and no faster.
+    Unless configured, 8 bit for paged attention, and 16 for the stateful one, where 8 bit make
+    several tokens far into a text a third slower; see the README beside this file.
     """
+    if config.kv_cache_precision != "auto":
+        return config.kv_cache_precision
+    return "u8" if config.kv_cache == "paged" else "f16"
+
+
+def copy_precision(config: EngineConfig) -> KVPrecision:
+    """How the stateful variant keeps its copies of known texts: as compact as can be, unless
+    configured. They are filled into rows and not computed with."""
     return "u8" if config.kv_cache_precision == "auto" else config.kv_cache_precision

@@ -125,8 +125,9 @@ def test_choices_left_open_are_not_passed_on(tmp_path: Path) -> None:
     assert properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] > 0
     for name in ("INFERENCE_NUM_THREADS", "INFERENCE_PRECISION_HINT"):
         assert name not in properties
-    # An IR may ask for another one, and takes twice the memory then.
-    assert properties["KV_CACHE_PRECISION"] == "u8"
+    assert properties["KV_CACHE_PRECISION"] == "f16"
+    paged = compile_options(EngineConfig(kv_cache="paged", compile_cache_dir=tmp_path))
+    assert paged.properties()["KV_CACHE_PRECISION"] == "u8"
 
 
 def test_choices_made_are_passed_on(tmp_path: Path) -> None:
