@@ -124,8 +124,14 @@ class EngineConfig:
         ),
     ] = 128
     prefill_chunk_busy: Annotated[
-        int, Rule("most prompt tokens computed in one step while answers stream", ge=1, le=8192)
-    ] = 64
+        int | None,
+        Rule(
+            "most prompt tokens computed in one step while answers stream; null: 32 where they "
+            "share the step, 64 where they take turns",
+            ge=1,
+            le=8192,
+        ),
+    ] = None
     prompt_lookup: Annotated[
         bool,
         Rule("guess tokens from what the conversation says already, check several in one step"),

@@ -43,7 +43,7 @@ class Scheduler:
         self._kv = kv
         self._limits = limits
         self._prefill_chunk = prefill_chunk
-        self._prefill_chunk_busy = min(prefill_chunk, prefill_chunk_busy or prefill_chunk)
+        self._prefill_chunk_busy = min(prefill_chunk, prefill_chunk_busy or _busy_chunk(limits))
         self._planner = DraftPlanner(max_draft_tokens, limits)
         self._prefilled_last = False
         self._shortest_first = True
@@ -185,3 +185,9 @@ class Scheduler:
             num_logits=int(reaches_end) + len(drafts),
         )
         return ScheduledChunk(sequence, chunk)
+
+
+def _busy_chunk(limits: RunnerLimits) -> int:
+    """What streams have to wait for is a chunk; where it has a pass of its own, that pass reads all
+    weights, which a smaller chunk would pay for more often."""
+    return 32 if limits.mixes_phases else 64
