@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from appliance.backends.base import Allocation, Backend, Chunk, KVStats, RunnerLimits, Slot
+from appliance.backends.block_kv_cache import BlockKVCache
 from appliance.errors import ApplianceError, BackendError
 
 NextToken = Callable[[Sequence[int]], int]
@@ -175,6 +177,18 @@ class FakeConstraint:
     @property
     def is_complete(self) -> bool:
         return not self.may_follow(self.accepted)
+
+
+class FakeBlockRunner(FakeRunner):
+    """Takes what a slot begins with from where its books say that it is, as the real ones do."""
+
+    def __init__(self, kv: BlockKVCache, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.kv = kv
+
+    def _compute(self, chunk: Chunk) -> list[NDArray[np.float32]]:
+        self._rows[chunk.slot][:] = self.kv.token_ids(chunk.slot, chunk.start)
+        return super()._compute(chunk)
 
 
 def fake_backend(runner: FakeRunner | None = None) -> Backend:

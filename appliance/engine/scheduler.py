@@ -1,10 +1,11 @@
 """Decides which sequences compute which tokens in the next step.
 
-First in, first out, into the running set. There every sequence that decodes gets one token per
-step, with drafts of the next ones where they pay and there is room, and prompts share a budget of
-tokens: a large one when nobody is kept waiting by it, a small one while answers stream. Every other
-step the shortest prompts come first, so that a short question does not wait behind a long one; in
-between the oldest do, so that a long one never starves.
+First in, first out, into the running set; only whose prompt another one is computing waits
+until that is done. There every sequence that decodes gets one token per step, with drafts of the
+next ones where they pay and there is room, and prompts share a budget of tokens: a large one when
+nobody is kept waiting by it, a small one while answers stream. Every other step the shortest
+prompts come first, so that a short question does not wait behind a long one; in between the oldest
+do, so that a long one never starves.
 
 Where the backend cannot mix phases, a step is either one prompt's chunk or the next token of every
 sequence that decodes, and the two kinds take turns.
@@ -109,12 +110,15 @@ class Scheduler:
         return [s for s in self.open_sequences() if now >= s.deadline]
 
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self._limits.max_slots:
-            sequence = self.waiting[0]
+        for sequence in list(self.waiting):
+            if len(self.running) >= self._limits.max_slots:
+                return
+            if self._is_being_computed(sequence):
+                continue
             allocation = self._kv.allocate(sequence.token_ids)
             if allocation is None:
                 return
-            self.waiting.popleft()
+            self.waiting.remove(sequence)
             sequence.slot = allocation.slot
             if not sequence.preempted:
                 # What it finds when it comes back is mostly its own, not what another left.
@@ -122,6 +126,15 @@ class Scheduler:
             sequence.num_computed_tokens = allocation.num_cached_tokens
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
+
+    def _is_being_computed(self, sequence: Sequence) -> bool:
+        """Whether another one computes the same prompt: when it is done, this one finds it there.
+
+        So several answers to one prompt cost one prefill, whoever asked for them.
+        """
+        return any(
+            other.prefilling and other.token_ids == sequence.token_ids for other in self.running
+        )
 
     def _make_room(self) -> None:
         """Preempt the youngest sequences until every other one can take its next chunk.

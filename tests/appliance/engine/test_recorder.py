@@ -150,7 +150,7 @@ def test_an_end_is_counted_by_its_reason_with_both_lengths(bench: Bench) -> None
 
 def test_queues_are_read_when_asked_for(bench: Bench) -> None:
     bench.scheduler.add(bench.sequence(3))
-    bench.scheduler.add(bench.sequence(3))
+    bench.scheduler.add(bench.sequence(4))
     assert bench.value("sequences_waiting") == 2
     bench.scheduler.schedule()
     assert (bench.value("sequences_waiting"), bench.value("sequences_running")) == (0, 2)
