@@ -1,22 +1,22 @@
-"""What both generating endpoints share: waiting for the first piece, collecting, counting."""
+"""What both generating endpoints share: waiting for the first piece, collecting."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
 
 from litestar.types import Receive
 
 from appliance.api.disconnect import unless_gone
 from appliance.api.output_formats import FormatFields
-from appliance.api.schemas import PromptTokensDetails, Usage
 from appliance.chat.completer import Completer
 from appliance.chat.completion import Completion, Delta
 from appliance.chat.grammar import Grammar
-from appliance.engine.sequence import FinishReason
 from appliance.service import Service
+
+T = TypeVar("T")
 
 
 def head(service: Service, prefix: str) -> dict[str, Any]:
@@ -38,34 +38,26 @@ async def grammar_for(completer: Completer, data: FormatFields, receive: Receive
     return None if form is None else await unless_gone(receive, completer.grammar(form))
 
 
-async def begun(deltas: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
-    """Wait for the first delta, and return an iterator over it and the others.
+async def begun(pieces: AsyncIterator[T]) -> AsyncIterator[T]:
+    """Wait for the first piece, and return an iterator over it and the others.
 
     What goes wrong before the first token can so be told with a status of its own.
     """
-    first = await anext(deltas)
+    first = await anext(pieces)
 
-    async def chained() -> AsyncIterator[Delta]:
+    async def chained() -> AsyncIterator[T]:
         yield first
-        async for delta in deltas:
-            yield delta
+        async for piece in pieces:
+            yield piece
 
     return chained()
 
 
-async def collected(completion: Completion) -> tuple[str, str]:
-    """The whole answer and its finish reason."""
-    texts = []
-    reason = FinishReason.STOP
-    async for delta in completion.deltas():
-        texts.append(delta.text)
-        reason = delta.finish_reason or reason
-    return "".join(texts), reason.value
-
-
-def usage_of(completions: Sequence[Completion]) -> Usage:
-    """What the completions have used so far, added up."""
-    prompt = sum(c.num_prompt_tokens for c in completions)
-    output = sum(c.num_output_tokens for c in completions)
-    cached = sum(c.num_cached_tokens for c in completions)
-    return Usage(prompt, output, prompt + output, PromptTokensDetails(cached))
+async def collected(completion: Completion) -> Delta:
+    """The whole answer as one delta."""
+    deltas = [delta async for delta in completion.deltas()]
+    return Delta(
+        "".join(delta.text for delta in deltas),
+        deltas[-1].finish_reason,
+        tuple(token for delta in deltas for token in delta.tokens),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -11,12 +11,15 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 from litestar.response import Response, Stream
 
-from appliance.api.answers import begun, collected, grammar_for, head, usage_of
+from appliance.api.answers import begun, collected, grammar_for, head
 from appliance.api.disconnect import unless_gone
+from appliance.api.interleave import interleaved
+from appliance.api.logprobs import ChatLogprobs, chat_logprobs
 from appliance.api.parameters import CHAT_PARAMETERS, check_refused
 from appliance.api.request_meter import OPERATION
-from appliance.api.schemas import ChatCompletionRequest, Usage
+from appliance.api.schemas import ChatCompletionRequest
 from appliance.api.sse import event_stream
+from appliance.api.usage import Usage, usage_of
 from appliance.chat.completion import Completion, Delta
 from appliance.service import Service
 
@@ -34,7 +37,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
 
     index: int = 0
     message: AnswerMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: str
 
 
@@ -62,12 +65,12 @@ class ChunkChoice(msgspec.Struct, kw_only=True):
 
     index: int = 0
     delta: DeltaMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
 
 
 class ChatCompletionChunk(msgspec.Struct, kw_only=True):
-    """One event of a stream. `usage` is there when asked for: null, but in the last chunk."""
+    """One event of a stream. `usage` is there when asked for, and then null in most chunks."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -87,42 +90,72 @@ async def create_chat_completion(
     """Answer a conversation, whole or as a stream of server-sent events."""
     completer = service.completer_for(data.model)
     check_refused(CHAT_PARAMETERS, msgspec.structs.asdict(data))
-    options = data.options(data.max_completion_tokens or data.max_tokens)
+    options = data.options()
+    completer.check_number(options.n, "n")
     messages = data.for_template(service.max_messages)
     grammar = await grammar_for(completer, data, request.receive)
-    completion = completer.chat(messages, options, grammar)
+    completions = completer.chat(messages, options, grammar)
     shared = head(service, "chatcmpl-")
     try:
         if data.stream:
-            deltas = await unless_gone(request.receive, begun(completion.deltas()))
-            chunks = _chunks(shared, completion, deltas, data.include_usage)
-            return event_stream(request, chunks, [completion])
-        text, reason = await unless_gone(request.receive, collected(completion))
+            pieces = await unless_gone(request.receive, begun(interleaved(completions)))
+            return event_stream(request, _chunks(shared, completions, pieces, data), completions)
+        choices = await unless_gone(request.receive, _choices(completions, data))
     except BaseException:
-        completion.abort()
+        for completion in completions:
+            completion.abort()
         raise
-    choice = ChatChoice(message=AnswerMessage(content=text), finish_reason=reason)
-    return Response(ChatCompletion(**shared, choices=[choice], usage=usage_of([completion])))
+    usage = usage_of(completions, options.n)
+    return Response(ChatCompletion(**shared, choices=choices, usage=usage))
+
+
+async def _choices(completions: list[Completion], data: ChatCompletionRequest) -> list[ChatChoice]:
+    choices = []
+    for index, completion in enumerate(completions):
+        answer = await collected(completion)
+        assert answer.finish_reason is not None
+        choices.append(
+            ChatChoice(
+                index=index,
+                message=AnswerMessage(content=answer.text),
+                logprobs=chat_logprobs(answer.tokens) if data.logprobs else None,
+                finish_reason=answer.finish_reason.value,
+            )
+        )
+    return choices
 
 
 async def _chunks(
     shared: dict[str, Any],
-    completion: Completion,
-    deltas: AsyncIterator[Delta],
-    include_usage: bool,
+    completions: list[Completion],
+    pieces: AsyncIterator[tuple[int, Delta]],
+    data: ChatCompletionRequest,
 ) -> AsyncIterator[ChatCompletionChunk]:
-    usage = None if include_usage else msgspec.UNSET
+    begun_ones: set[int] = set()
+    async for index, delta in pieces:
+        usage: Usage | msgspec.UnsetType | None = None if data.include_usage else msgspec.UNSET
+        if data.usage_in_every_chunk:
+            usage = usage_of(completions, len(completions))
+        for choice in _chunk_choices(index, delta, begun_ones, data):
+            yield ChatCompletionChunk(**shared, choices=[choice], usage=usage)
+    if data.include_usage:
+        usage = usage_of(completions, len(completions))
+        yield ChatCompletionChunk(**shared, choices=[], usage=usage)
 
-    def chunk(delta: DeltaMessage, finish_reason: str | None = None) -> ChatCompletionChunk:
-        choice = ChunkChoice(delta=delta, finish_reason=finish_reason)
-        return ChatCompletionChunk(**shared, choices=[choice], usage=usage)
 
-    role: str | None = "assistant"
-    async for delta in deltas:
-        if delta.text or role:
-            yield chunk(DeltaMessage(role=role, content=delta.text))
-            role = None
-        if delta.finish_reason:
-            yield chunk(DeltaMessage(), delta.finish_reason.value)
-    if include_usage:
-        yield ChatCompletionChunk(**shared, choices=[], usage=usage_of([completion]))
+def _chunk_choices(
+    index: int, delta: Delta, begun_ones: set[int], data: ChatCompletionRequest
+) -> Iterator[ChunkChoice]:
+    """A delta's parts: its text, with the role if it is the answer's first one, and its end."""
+    logprobs = chat_logprobs(delta.tokens) if data.logprobs and delta.tokens else None
+    if delta.text or index not in begun_ones:
+        role = None if index in begun_ones else "assistant"
+        begun_ones.add(index)
+        message = DeltaMessage(role=role, content=delta.text)
+        yield ChunkChoice(index=index, delta=message, logprobs=logprobs)
+        logprobs = None
+    if delta.finish_reason:
+        reason = delta.finish_reason.value
+        yield ChunkChoice(
+            index=index, delta=DeltaMessage(), logprobs=logprobs, finish_reason=reason
+        )

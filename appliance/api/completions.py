@@ -11,26 +11,28 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 from litestar.response import Response, Stream
 
-from appliance.api.answers import begun, collected, grammar_for, head, usage_of
+from appliance.api.answers import begun, collected, grammar_for, head
 from appliance.api.disconnect import unless_gone
+from appliance.api.interleave import interleaved
+from appliance.api.logprobs import TextLogprobs, text_logprobs
 from appliance.api.parameters import COMPLETION_PARAMETERS, check_refused
 from appliance.api.request_meter import OPERATION
-from appliance.api.schemas import CompletionRequest, Usage
+from appliance.api.schemas import CompletionRequest
 from appliance.api.sse import event_stream
+from appliance.api.usage import Usage, usage_of
 from appliance.chat.completer import Completer
 from appliance.chat.completion import Completion, Delta
 from appliance.chat.grammar import Grammar
 from appliance.chat.options import CompletionOptions
-from appliance.errors import RequestError
 from appliance.service import Service
 
 
 class TextChoice(msgspec.Struct, kw_only=True):
-    """One prompt's answer, or a chunk of it; `index` is the prompt's."""
+    """An answer, or a chunk of it. `index` counts the answers, those to the first prompt first."""
 
     index: int
     text: str
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
     finish_reason: str | None = None
 
 
@@ -55,21 +57,22 @@ async def create_completion(
     """Go on with one or several prompts, whole or as a stream of server-sent events."""
     completer = service.completer_for(data.model)
     check_refused(COMPLETION_PARAMETERS, msgspec.structs.asdict(data))
-    prompts, options = data.prompts(), data.options(data.max_tokens)
+    prompts, options = data.prompts(), data.options()
+    completer.check_number(len(prompts) * options.n, "n" if len(prompts) == 1 else "prompt")
     grammar = await grammar_for(completer, data, request.receive)
     completions = _started(completer, prompts, options, grammar)
     shared = head(service, "cmpl-")
     try:
         if data.stream:
-            first = await unless_gone(request.receive, begun(completions[0].deltas()))
-            chunks = _chunks(shared, completions, first, data.include_usage)
-            return event_stream(request, chunks, completions)
-        choices = await unless_gone(request.receive, _choices(completions))
+            pieces = await unless_gone(request.receive, begun(interleaved(completions)))
+            return event_stream(request, _chunks(shared, completions, pieces, data), completions)
+        choices = await unless_gone(request.receive, _choices(completions, data))
     except BaseException:
         for completion in completions:
             completion.abort()
         raise
-    return Response(TextCompletion(**shared, choices=choices, usage=usage_of(completions)))
+    usage = usage_of(completions, options.n)
+    return Response(TextCompletion(**shared, choices=choices, usage=usage))
 
 
 def _started(
@@ -79,16 +82,10 @@ def _started(
     grammar: Grammar | None,
 ) -> list[Completion]:
     """All prompts, submitted; none of them when one is refused."""
-    if len(prompts) > completer.max_prompts:
-        raise RequestError(
-            f"the list has {len(prompts)} prompts, this server takes {completer.max_prompts} at "
-            "once (engine.max_waiting and those that run); send several requests",
-            "prompt",
-        )
     completions: list[Completion] = []
     try:
         for prompt in prompts:
-            completions.append(completer.complete(prompt, options, grammar))
+            completions += completer.complete(prompt, options, grammar)
     except BaseException:
         for completion in completions:
             completion.abort()
@@ -96,25 +93,33 @@ def _started(
     return completions
 
 
-async def _choices(completions: list[Completion]) -> list[TextChoice]:
-    choices = []
-    for index, completion in enumerate(completions):
-        text, reason = await collected(completion)
-        choices.append(TextChoice(text=text, index=index, finish_reason=reason))
-    return choices
+async def _choices(completions: list[Completion], data: CompletionRequest) -> list[TextChoice]:
+    return [
+        _choice(index, await collected(completion), data)
+        for index, completion in enumerate(completions)
+    ]
 
 
 async def _chunks(
     shared: dict[str, Any],
     completions: list[Completion],
-    first: AsyncIterator[Delta],
-    include_usage: bool,
+    pieces: AsyncIterator[tuple[int, Delta]],
+    data: CompletionRequest,
 ) -> AsyncIterator[TextCompletion]:
-    usage = None if include_usage else msgspec.UNSET
-    for index, completion in enumerate(completions):
-        async for delta in first if index == 0 else completion.deltas():
-            reason = delta.finish_reason.value if delta.finish_reason else None
-            choice = TextChoice(text=delta.text, index=index, finish_reason=reason)
-            yield TextCompletion(**shared, choices=[choice], usage=usage)
-    if include_usage:
-        yield TextCompletion(**shared, choices=[], usage=usage_of(completions))
+    n = data.n or 1
+    async for index, delta in pieces:
+        usage: Usage | msgspec.UnsetType | None = None if data.include_usage else msgspec.UNSET
+        if data.usage_in_every_chunk:
+            usage = usage_of(completions, n)
+        yield TextCompletion(**shared, choices=[_choice(index, delta, data)], usage=usage)
+    if data.include_usage:
+        yield TextCompletion(**shared, choices=[], usage=usage_of(completions, n))
+
+
+def _choice(index: int, delta: Delta, data: CompletionRequest) -> TextChoice:
+    return TextChoice(
+        index=index,
+        text=delta.text,
+        logprobs=None if data.logprobs is None else text_logprobs(delta.tokens),
+        finish_reason=delta.finish_reason.value if delta.finish_reason else None,
+    )

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import msgspec
 from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from appliance.api.schemas import Model, ModelList
 from appliance.errors import ModelNotFoundError
 from appliance.service import Service
+
+
+class Model(msgspec.Struct, kw_only=True):
+    """A served model; `max_model_len` is its context window in tokens."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "qwen-appliance"
+    max_model_len: int | None = None
+
+
+class ModelList(msgspec.Struct, kw_only=True):
+    """The answer of `GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
 
 
 @get("/v1/models", tags=["models"], sync_to_thread=False)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.chat.options import MAX_ANSWERS, MAX_LOGPROBS
 from appliance.errors import RequestError
 
 
@@ -57,7 +58,11 @@ _COMMON = (
     _supported("seed", "same seed, request and cached prefix: same answer"),
     _supported("stop", "one string or up to 16"),
     _supported("stream", "server-sent events, ended by `[DONE]`"),
-    _supported("stream_options", "`include_usage`; only with `stream`; others are ignored"),
+    _supported(
+        "stream_options",
+        "`include_usage`, `continuous_usage_stats` (extension); only with `stream`",
+    ),
+    _supported("n", f"1 to {MAX_ANSWERS}; the prompt is computed once"),
     _supported("top_k", "extension; 0 or less is off"),
     _supported("min_p", "extension; 0 to 1"),
     _supported("repetition_penalty", "extension; 1 is off"),
@@ -81,18 +86,17 @@ _COMMON = (
     _ignored("prompt_cache_key", "known prefixes are found by their tokens"),
     _ignored("prompt_cache_options", "known prefixes are found by their tokens"),
     _ignored("prompt_cache_retention", "known prefixes are found by their tokens"),
-    _refused("n", "one answer per request", 1),
 )
 
 CHAT_PARAMETERS = (
     _supported("messages", "roles system, developer, user, assistant, tool; text parts"),
     _supported("max_completion_tokens", "the newer name of `max_tokens`"),
+    _supported("logprobs", "true or false; log-softmax of the model's own logits"),
+    _supported("top_logprobs", f"0 to {MAX_LOGPROBS}; only with `logprobs`"),
     *_COMMON,
     _ignored("parallel_tool_calls", "no tools to call"),
     _ignored("reasoning_effort", "not a reasoning model"),
     _ignored("verbosity", "the model has no such control"),
-    _refused("logprobs", "not computed", False),
-    _refused("top_logprobs", "not computed", 0),
     _refused("tools", "no tool calling", []),
     _refused("tool_choice", "no tool calling", "none", "auto"),
     _refused("functions", "deprecated, no tool calling", []),
@@ -106,11 +110,11 @@ CHAT_PARAMETERS = (
 
 COMPLETION_PARAMETERS = (
     _supported("prompt", "a string, token ids, or a list of either"),
+    _supported("logprobs", f"0 to {MAX_LOGPROBS}; log-softmax of the model's own logits"),
     *_COMMON,
-    _refused("best_of", "one answer per request", 1),
-    _refused("echo", "not supported", False),
-    _refused("suffix", "not supported", ""),
-    _refused("logprobs", "not computed"),
+    _refused("best_of", "every answer is returned, see `n`", 1),
+    _refused("echo", "the prompt is not sent back", False),
+    _refused("suffix", "the model goes on with a text, it fills no gap", ""),
 )
 
 

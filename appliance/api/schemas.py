@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 
 from appliance.api.output_formats import FormatFields
-from appliance.chat.options import CompletionOptions
+from appliance.chat.options import MAX_ANSWERS, MAX_LOGPROBS, CompletionOptions
 from appliance.errors import RequestError
 
 TokenId = Annotated[int, msgspec.Meta(ge=0)]
+NumLogprobs = Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)]
 
 
 class ContentPart(msgspec.Struct):
@@ -65,9 +66,13 @@ class ChatMessage(msgspec.Struct, omit_defaults=True):
 
 
 class StreamOptions(msgspec.Struct):
-    """`include_usage`: one more chunk at the end, with the token counts and no choices."""
+    """`include_usage`: one more chunk at the end, with the token counts and no choices.
+
+    With `continuous_usage_stats`, vLLM's extension, every chunk has the counts so far.
+    """
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SamplingFields(FormatFields, kw_only=True):
@@ -89,20 +94,28 @@ class SamplingFields(FormatFields, kw_only=True):
     repetition_penalty: float | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
-    n: int | None = None
-    logprobs: Any = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWERS)] | None = None
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def options(self, max_tokens: int | None) -> CompletionOptions:
-        """The wishes in the form the completer takes. Raises `RequestError`."""
+    @property
+    def usage_in_every_chunk(self) -> bool:
+        return self.include_usage and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )
+
+    def _options(
+        self, max_tokens: int | None, max_tokens_name: str, num_logprobs: int | None
+    ) -> CompletionOptions:
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options is only allowed with stream", "stream_options")
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return CompletionOptions(
+            n=self.n or 1,
             max_tokens=max_tokens,
+            max_tokens_name=max_tokens_name,
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
@@ -115,6 +128,7 @@ class SamplingFields(FormatFields, kw_only=True):
             stop=tuple(stop),
             stop_token_ids=frozenset(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
+            num_logprobs=num_logprobs,
         )
 
 
@@ -123,7 +137,8 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
 
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
     max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    top_logprobs: Any = None
+    logprobs: bool | None = None
+    top_logprobs: NumLogprobs | None = None
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
@@ -133,6 +148,15 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     moderation: Any = None
     prediction: Any = None
     web_search_options: Any = None
+
+    def options(self) -> CompletionOptions:
+        """The wishes in the form the completer takes. Raises `RequestError`."""
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs is only allowed with logprobs: true", "top_logprobs")
+        num_logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        if self.max_completion_tokens is not None:
+            return self._options(self.max_completion_tokens, "max_completion_tokens", num_logprobs)
+        return self._options(self.max_tokens, "max_tokens", num_logprobs)
 
     def for_template(self, max_messages: int) -> list[dict[str, Any]]:
         """The messages as chat templates expect them. Raises `RequestError`."""
@@ -149,9 +173,14 @@ class CompletionRequest(SamplingFields, kw_only=True):
     """The body of `POST /v1/completions`."""
 
     prompt: str | list[str | TokenId | list[TokenId]]
+    logprobs: NumLogprobs | None = None
     best_of: Any = None
     echo: Any = None
     suffix: Any = None
+
+    def options(self) -> CompletionOptions:
+        """The wishes in the form the completer takes. Raises `RequestError`."""
+        return self._options(self.max_tokens, "max_tokens", self.logprobs)
 
     def prompts(self) -> list[str | list[int]]:
         """One entry per answer: texts, or token ids. Raises `RequestError` when they are mixed."""
@@ -162,38 +191,6 @@ class CompletionRequest(SamplingFields, kw_only=True):
         if any(isinstance(item, int) for item in self.prompt):
             raise RequestError("prompt mixes token ids with texts or lists", "prompt")
         return cast("list[str | list[int]]", self.prompt)
-
-
-class PromptTokensDetails(msgspec.Struct):
-    """`cached_tokens`: prompt tokens whose KV was known and not computed again."""
-
-    cached_tokens: int
-
-
-class Usage(msgspec.Struct):
-    """Token counts of one request."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-
-
-class Model(msgspec.Struct, kw_only=True):
-    """A served model; `max_model_len` is its context window in tokens."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "qwen-appliance"
-    max_model_len: int | None = None
-
-
-class ModelList(msgspec.Struct, kw_only=True):
-    """The answer of `GET /v1/models`."""
-
-    object: Literal["list"] = "list"
-    data: list[Model]
 
 
 class ErrorDetail(msgspec.Struct):

@@ -10,6 +10,7 @@ from appliance.chat.grammar import Grammar
 from appliance.chat.grammar_compiler import GrammarCompiler
 from appliance.chat.options import CompletionOptions
 from appliance.chat.output_format import OutputFormat
+from appliance.chat.scored_tokens import ScoredTokens
 from appliance.chat.stop_strings import StopStrings
 from appliance.chat.template import ChatTemplate, Message
 from appliance.chat.tokenizer import Tokenizer
@@ -63,11 +64,6 @@ class Completer:
         )
 
     @property
-    def max_prompts(self) -> int:
-        """Most prompts that can ever be in the engine at once."""
-        return self._engine.max_open
-
-    @property
     def max_model_len(self) -> int:
         """The context window in tokens, prompt and answer together."""
         return self._engine.limits.max_model_len
@@ -81,8 +77,8 @@ class Completer:
         messages: Sequence[Message],
         options: CompletionOptions,
         grammar: Grammar | None = None,
-    ) -> Completion:
-        """Answer a conversation, in the form of `grammar` if there is one.
+    ) -> list[Completion]:
+        """Answer a conversation `options.n` times, in the form of `grammar` if there is one.
 
         Raises `RequestError` for messages or options that cannot be served, `OverloadError` when
         the engine takes no more.
@@ -95,14 +91,24 @@ class Completer:
         prompt: str | Sequence[int],
         options: CompletionOptions,
         grammar: Grammar | None = None,
-    ) -> Completion:
-        """Go on with a text, or with token ids, as they are. Raises as `chat` does."""
+    ) -> list[Completion]:
+        """Go on with a text, or with token ids, as they are; otherwise as `chat`."""
         if isinstance(prompt, str):
             prompt_ids = self._tokenizer.encode(prompt, add_special_tokens=True)
         else:
             prompt_ids = tuple(prompt)
             self._check_token_ids(prompt_ids)
         return self._start(prompt_ids, options, grammar, "text_completion", param="prompt")
+
+    def check_number(self, num_answers: int, param: str) -> None:
+        """Raise `RequestError` for more answers than can ever be in the engine at once."""
+        if num_answers > self._engine.max_open:
+            raise RequestError(
+                f"the request asks for {num_answers} answers, this server takes "
+                f"{self._engine.max_open} at once (engine.max_waiting and those that run); send "
+                "several requests",
+                param,
+            )
 
     def _check_token_ids(self, token_ids: tuple[int, ...]) -> None:
         vocab_size = self._engine.limits.vocab_size
@@ -121,25 +127,43 @@ class Completer:
         operation: str,
         *,
         param: str,
-    ) -> Completion:
+    ) -> list[Completion]:
         if not prompt_ids:
             raise RequestError("the prompt is empty", param)
         if len(prompt_ids) >= self.max_model_len:
             raise ContextLengthExceededError(len(prompt_ids), self.max_model_len, param)
         # Where a grammar lets an answer end, it may end.
         ends = frozenset() if options.ignore_eos and grammar is None else self._eos_token_ids
-        room = self.max_model_len - len(prompt_ids)
-        generation = self._engine.submit(
-            prompt_ids,
-            self._sampling_params(options, ends, room),
-            timeout_s=self._timeout_s,
-            constraint=None if grammar is None else grammar.start(),
-        )
+        params = self._sampling_params(options, ends, self.max_model_len - len(prompt_ids))
+        started: list[Completion] = []
+        try:
+            for index in range(options.n):
+                generation = self._engine.submit(
+                    prompt_ids,
+                    params.for_answer(index),
+                    timeout_s=self._timeout_s,
+                    constraint=None if grammar is None else grammar.start(),
+                )
+                started.append(self._completion(generation, len(prompt_ids), options, operation))
+        except BaseException:
+            for completion in started:
+                completion.abort()
+            raise
+        return started
+
+    def _completion(
+        self,
+        generation: Generation,
+        num_prompt_tokens: int,
+        options: CompletionOptions,
+        operation: str,
+    ) -> Completion:
         return Completion(
             generation,
             Detokenizer(self._tokenizer),
             StopStrings(options.stop),
-            num_prompt_tokens=len(prompt_ids),
+            num_prompt_tokens=num_prompt_tokens,
+            scored=None if options.num_logprobs is None else ScoredTokens(self._tokenizer),
             on_complete=lambda done: self._record(operation, done),
         )
 
@@ -160,9 +184,9 @@ class Completer:
         if max_tokens is None:
             max_tokens = min(self._generation.default_max_tokens, ceiling)
         if max_tokens > ceiling:
+            name = options.max_tokens_name
             raise RequestError(
-                f"max_tokens is {max_tokens}, this server answers with {ceiling} tokens at most",
-                "max_tokens",
+                f"{name} is {max_tokens}, this server answers with {ceiling} tokens at most", name
             )
         wishes = {
             name: value for name in _SAMPLING if (value := getattr(options, name)) is not None
@@ -184,5 +208,6 @@ class Completer:
             logit_bias=options.logit_bias,
             seed=options.seed,
             stop_token_ids=options.stop_token_ids | ends,
+            num_logprobs=options.num_logprobs,
             **sampling,
         )

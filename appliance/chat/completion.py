@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from appliance.chat.detokenizer import Detokenizer
+from appliance.chat.scored_tokens import ScoredToken, ScoredTokens
 from appliance.chat.stop_strings import StopStrings
 from appliance.engine.generation import Generation
-from appliance.engine.sequence import FinishReason
+from appliance.engine.sequence import FinishReason, StepOutput
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of the answer. Only the last one has a `finish_reason`, and its text may be empty."""
+    """A piece of the answer. Only the last one has a `finish_reason`, and its text may be empty.
+
+    `tokens` are those that begin in it, if they are scored.
+    """
 
     text: str
     finish_reason: FinishReason | None
+    tokens: tuple[ScoredToken, ...] = ()
 
 
 class Completion:
     """The answer to one prompt, while it is made. Its counts grow with every delta.
 
-    `on_complete` is called when the answer has come to its own end, whatever that was.
-    Whoever holds it calls `abort()` when done with it, however that came about.
+    `on_complete` is called when the answer has come to its own end, whatever that was. `scored`
+    takes the tokens' scores, if there are any. Whoever holds it calls `abort()` when done with it,
+    however that came about.
     """
 
     def __init__(
@@ -33,11 +39,13 @@ class Completion:
         stop: StopStrings,
         *,
         num_prompt_tokens: int,
+        scored: ScoredTokens | None = None,
         on_complete: Callable[[Generation], None] = lambda generation: None,
     ) -> None:
         self._generation = generation
         self._detokenizer = detokenizer
         self._stop = stop
+        self._scored = scored
         self._on_complete = on_complete
         self.num_prompt_tokens = num_prompt_tokens
         self.num_cached_tokens = 0
@@ -52,7 +60,7 @@ class Completion:
         try:
             async for output in self._generation.outputs():
                 self.num_cached_tokens = output.num_cached_tokens
-                text = self._feed(output.token_ids)
+                text = self._feed(output)
                 if output.finish_reason is not None:
                     text += self._stop.feed(self._detokenizer.finish()) + self._stop.finish()
                 reason = output.finish_reason
@@ -60,7 +68,7 @@ class Completion:
                     reason = FinishReason.STOP
                     self._generation.stop()
                 if text or reason is not None:
-                    yield Delta(text, reason)
+                    yield Delta(text, reason, self._tokens_of(text, reason))
                 if reason is not None:
                     if reason is not FinishReason.ABORT:
                         self._on_complete(self._generation)
@@ -68,18 +76,26 @@ class Completion:
         finally:
             self.abort()
 
-    def _feed(self, token_ids: Sequence[int]) -> str:
+    def _feed(self, output: StepOutput) -> str:
         """The text that one step's tokens complete, up to a stop string.
 
         One by one, so that those behind a stop string are not counted, however many a step gave.
         """
         text = ""
-        for token_id in token_ids:
+        for place, token_id in enumerate(output.token_ids):
             if self._stop.stopped:
                 break
             self.num_output_tokens += 1
-            text += self._stop.feed(self._detokenizer.feed((token_id,)))
+            completed = self._detokenizer.feed((token_id,))
+            if self._scored is not None:
+                self._scored.add(token_id, output.scores[place], completed)
+            text += self._stop.feed(completed)
         return text
+
+    def _tokens_of(self, text: str, reason: FinishReason | None) -> tuple[ScoredToken, ...]:
+        if self._scored is None:
+            return ()
+        return self._scored.shown(text, is_last=reason is not None and not self._stop.stopped)
 
     def abort(self) -> None:
         """Stop computing, if it still goes on. Idempotent."""

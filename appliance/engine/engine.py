@@ -192,22 +192,23 @@ class Engine:
         verified = verify(sequence, item.chunk, logits)
         self.drafts.add(verified)
         self._scheduler.computed(sequence, verified.num_kept)
-        if verified.finish_reason is not None:
-            self._finish(sequence, verified.finish_reason, verified.error, verified.token_ids)
-        elif verified.token_ids:
-            sequence.sink(StepOutput(verified.token_ids, sequence.num_cached_tokens))
+        output = verified.output(sequence.num_cached_tokens)
+        if output.finish_reason is not None:
+            self._end(sequence, output)
+        elif output.token_ids:
+            sequence.sink(output)
 
     def _finish(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        error: ApplianceError | None = None,
-        token_ids: tuple[int, ...] = (),
+        self, sequence: Sequence, reason: FinishReason, error: ApplianceError | None = None
     ) -> None:
+        self._end(sequence, StepOutput((), sequence.num_cached_tokens, reason, error))
+
+    def _end(self, sequence: Sequence, output: StepOutput) -> None:
         """The one way out for a sequence: its slot is free, its prefix kept, its reader told."""
+        assert output.finish_reason is not None
         if self._scheduler.finish(sequence):
-            self._recorder.finished(sequence, reason)
-            sequence.sink(StepOutput(token_ids, sequence.num_cached_tokens, reason, error))
+            self._recorder.finished(sequence, output.finish_reason)
+            sequence.sink(output)
 
     def _close(self) -> None:
         self._closing = True

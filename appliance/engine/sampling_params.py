@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from appliance.errors import RequestError
 
@@ -16,7 +16,8 @@ class SamplingParams:
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 leave every token in.
     `presence_penalty` and `frequency_penalty` look at the answer so far, `repetition_penalty` (1:
     off) at prompt and answer. `seed` None draws a fresh one. `stop_token_ids` end the answer and
-    are not part of it; the model's own end tokens are added unless `ignore_eos`.
+    are not part of it; the model's own end tokens are added unless `ignore_eos`. `num_logprobs` is
+    how many likely tokens are told at each place, besides the one chosen; None: not even that one.
     """
 
     max_tokens: int
@@ -30,6 +31,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     stop_token_ids: frozenset[int] = frozenset()
+    num_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -54,6 +56,12 @@ class SamplingParams:
                 )
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:
             raise RequestError(f"seed is {self.seed}, must fit 64 bits", "seed")
+
+    def for_answer(self, index: int) -> SamplingParams:
+        """For one of several answers to a prompt: a seed of its own, the first one's as it is."""
+        if self.seed is None or index == 0:
+            return self
+        return replace(self, seed=(self.seed + index) % 2**64)
 
     @property
     def greedy(self) -> bool:

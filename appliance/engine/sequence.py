@@ -13,6 +13,7 @@ from appliance.engine.sampler import Sampler
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.timing import Timing
 from appliance.engine.token_constraint import TokenConstraint
+from appliance.engine.token_scores import TokenScores
 from appliance.errors import ApplianceError
 
 
@@ -35,13 +36,15 @@ class FinishReason(enum.Enum):
 class StepOutput:
     """What one step gave one sequence. The last one of a sequence has a `finish_reason`.
 
-    `token_ids` are new and part of the answer. `error` is set exactly with `FinishReason.ERROR`.
+    `token_ids` are new and part of the answer, `scores` those of each of them if the sequence wants
+    any. `error` is set exactly with `FinishReason.ERROR`.
     """
 
     token_ids: tuple[int, ...]
     num_cached_tokens: int
     finish_reason: FinishReason | None = None
     error: ApplianceError | None = None
+    scores: tuple[TokenScores, ...] = ()
 
 
 Sink = Callable[[StepOutput], None]

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.backends.base import Chunk
-from appliance.engine.sequence import FinishReason, Sequence
+from appliance.engine.sequence import FinishReason, Sequence, StepOutput
 from appliance.engine.token_constraint import allowed_ids
+from appliance.engine.token_scores import TokenScores, score
 from appliance.errors import ApplianceError
 
 
@@ -19,7 +20,7 @@ class Verified:
 
     `token_ids` are new in the answer; `finish_reason` says why it ends with them, None that it goes
     on. `error` is set exactly with `FinishReason.ERROR`. The chunk's first `num_kept` tokens are
-    the sequence's: their KV is to be kept.
+    the sequence's: their KV is to be kept. `scores` are those of `token_ids`, if they are wanted.
     """
 
     token_ids: tuple[int, ...]
@@ -28,6 +29,13 @@ class Verified:
     num_drafted: int
     num_accepted: int
     error: ApplianceError | None = None
+    scores: tuple[TokenScores, ...] = ()
+
+    def output(self, num_cached_tokens: int) -> StepOutput:
+        """What the sequence's reader is told of it."""
+        return StepOutput(
+            self.token_ids, num_cached_tokens, self.finish_reason, self.error, self.scores
+        )
 
 
 @dataclass(slots=True)
@@ -76,7 +84,9 @@ def verify(sequence: Sequence, chunk: Chunk, logits: NDArray[np.float32]) -> Ver
     sequence.num_accepted_tokens += num_accepted
     token_ids = tuple(sequence.token_ids[num_before:])
     num_kept = num_own + num_accepted
-    return Verified(token_ids, reason, num_kept, num_drafted, num_accepted, failure)
+    num_top = sequence.params.num_logprobs
+    scores = () if num_top is None else score(logits, token_ids, num_top)
+    return Verified(token_ids, reason, num_kept, num_drafted, num_accepted, failure, scores)
 
 
 def _next_token(sequence: Sequence, logits: NDArray[np.float32]) -> tuple[int, FinishReason | None]:

@@ -143,8 +143,10 @@ def test_a_missing_parameter_is_named(served: Served, missing: str) -> None:
         ("stop", [""]),
         ("stop", ["a"] * 17),
         ("stream_options", {"include_usage": True}),
-        ("n", 2),
+        ("n", 9),
         ("n", 0),
+        ("max_completion_tokens", 10**6),
+        ("top_logprobs", 5),
         ("top_logprobs", 21),
     ],
 )

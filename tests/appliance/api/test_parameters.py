@@ -64,6 +64,8 @@ SUPPORTED: dict[str, Any] = {
     "min_p": 0.1,
     "repetition_penalty": 1.1,
     "stop_token_ids": [5],
+    "n": 2,
+    "top_logprobs": 0,
     "ignore_eos": True,
     "response_format": {"type": "text"},
     "guided_json": None,
@@ -86,12 +88,9 @@ IGNORED: dict[str, Any] = {
     "verbosity": "low",
 }
 REFUSED: dict[str, tuple[Any, ...]] = {
-    "n": (2,),
     "best_of": (2, 0, True),
     "echo": (True,),
     "suffix": ("end",),
-    "logprobs": (True, 5),
-    "top_logprobs": (3, 21),
     "tools": ([{"type": "function", "function": {"name": "f"}}],),
     "tool_choice": ("required", {"type": "function", "function": {"name": "f"}}),
     "functions": ([{"name": "f"}],),
@@ -135,8 +134,9 @@ def test_every_field_stands_in_the_table_and_only_ignored_ones_are_no_field(endp
 
 @ENDPOINTS
 def test_supported_parameters_are_taken(served: Served, endpoint: str) -> None:
+    supported = {**SUPPORTED, "logprobs": True if endpoint == "chat" else 3}
     for parameter in named(endpoint, Support.SUPPORTED):
-        response = post(served, endpoint, **{parameter.name: SUPPORTED[parameter.name]})
+        response = post(served, endpoint, **{parameter.name: supported[parameter.name]})
         assert response.status_code == 200, (parameter.name, response.text)
 
 
@@ -168,11 +168,6 @@ def test_refused_parameters_pass_with_a_value_that_asks_for_nothing(
         for value in (None, *parameter.harmless):
             response = post(served, endpoint, **{parameter.name: value})
             assert response.status_code == 200, (parameter.name, value, response.text)
-
-
-def test_the_number_of_logprobs_zero_asks_for_the_chosen_tokens(served: Served) -> None:
-    """For text completions 0 is no "off": the chosen token's log-probability is wanted."""
-    assert post(served, "completions", logprobs=0).json()["error"]["param"] == "logprobs"
 
 
 def test_null_is_absent_for_every_parameter(served: Served) -> None:

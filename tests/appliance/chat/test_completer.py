@@ -100,7 +100,7 @@ def test_a_conversation_is_rendered_and_tokenised(
     engine: RecordingEngine, tiny_model_dir: Path
 ) -> None:
     messages = [{"role": "user", "content": "你"}]
-    completion = completer(engine, tiny_model_dir).chat(messages, CompletionOptions())
+    (completion,) = completer(engine, tiny_model_dir).chat(messages, CompletionOptions())
     expected = (
         *(IM_START, *b"user\n", *"你".encode(), IM_END, *b"\n"),
         *(IM_START, *b"assistant\n"),

@@ -96,7 +96,8 @@ def num_whole_answers_that_fit(
     async def answer(completer: Completer, schema: Schema) -> tuple[str, FinishReason | None]:
         grammar = await completer.grammar(json_schema(schema, "guided_json"))
         options = CompletionOptions(max_tokens=MAX_TOKENS, temperature=temperature)
-        return await collected(completer.complete("JSON", options, grammar))
+        (completion,) = completer.complete("JSON", options, grammar)
+        return await collected(completion)
 
     whole = 0
     for schema, (text, reason) in zip(schemas, asyncio.run(run()), strict=True):
