@@ -10,10 +10,12 @@ import pytest
 
 from appliance.chat.completion import Completion, Delta
 from appliance.chat.detokenizer import Detokenizer
+from appliance.chat.scored_tokens import ScoredTokens
 from appliance.chat.stop_strings import StopStrings
 from appliance.chat.tokenizer import Tokenizer
 from appliance.engine.generation import Generation
 from appliance.engine.sequence import FinishReason, StepOutput
+from appliance.engine.token_scores import TokenScores
 from appliance.errors import DeadlineExceededError
 from tests.tiny_model import make
 
@@ -21,11 +23,15 @@ from tests.tiny_model import make
 class Script:
     """A completion whose engine is played by hand: one byte is one token."""
 
-    def __init__(self, tokenizer: Tokenizer, *stop: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, *stop: str, scored: bool = False) -> None:
         self.ends: list[FinishReason] = []
         self.generation = Generation(self.ends.append, max_tokens=1000)
         self.completion = Completion(
-            self.generation, Detokenizer(tokenizer), StopStrings(stop), num_prompt_tokens=5
+            self.generation,
+            Detokenizer(tokenizer),
+            StopStrings(stop),
+            num_prompt_tokens=5,
+            scored=ScoredTokens(tokenizer) if scored else None,
         )
 
     def answer(
@@ -257,5 +263,72 @@ def test_an_error_comes_behind_what_was_answered(tokenizer: Tokenizer) -> None:
                 shown.append(delta.text)
         assert shown == ["a", "b"]
         assert script.ends == []
+
+    run(test)
+
+
+def scored(token_id: int) -> TokenScores:
+    return TokenScores(-0.5, ((token_id, -0.5), (7, -2.0)))
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        ("hello", (), "hello"),
+        ("a你👍b", (), "a你👍b"),
+        ("abcabd!", ("abd",), "abc"),
+        ("你好", ("好",), "你"),
+        ("xyz", ("xyz",), ""),
+        ("ab", ("abc",), "ab"),
+    ],
+)
+def test_scored_tokens_go_with_the_text_they_begin_in(
+    tokenizer: Tokenizer, text: str, stop: tuple[str, ...], expected: str, step: int
+) -> None:
+    """However many tokens a step gives."""
+
+    async def test() -> None:
+        script = Script(tokenizer, *stop, scored=True)
+        data = text.encode()
+        for start in range(0, len(data), step):
+            ids = tuple(data[start : start + step])
+            output = StepOutput(ids, 0, scores=tuple(map(scored, ids)))
+            script.generation.deliver(output)
+        script.generation.deliver(StepOutput((), 0, FinishReason.LENGTH))
+        deltas = await script.deltas()
+        assert text_of(deltas) == expected
+        shown = ""
+        for delta in deltas:
+            written = b"".join(token.chosen.written for token in delta.tokens)
+            assert written.decode() == delta.text
+            offsets = [token.offset for token in delta.tokens]
+            assert offsets == sorted(offsets)
+            assert all(len(shown) <= at <= len(shown) + len(delta.text) for at in offsets)
+            shown += delta.text
+
+    run(test)
+
+
+def test_tokens_of_a_character_that_is_never_whole_come_last(tokenizer: Tokenizer) -> None:
+    async def test() -> None:
+        script = Script(tokenizer, scored=True)
+        ids = tuple("a你".encode()[:3])
+        script.generation.deliver(
+            StepOutput(ids, 0, FinishReason.LENGTH, scores=tuple(map(scored, ids)))
+        )
+        (delta,) = await script.deltas()
+        assert delta.text == "a\ufffd"
+        assert [token.chosen.written[0] for token in delta.tokens] == list(ids)
+        assert delta.tokens[0].top[1].written == b"\x07"
+
+    run(test)
+
+
+def test_unscored_tokens_are_not_kept(tokenizer: Tokenizer) -> None:
+    async def test() -> None:
+        script = Script(tokenizer)
+        script.answer("ok", FinishReason.STOP)
+        assert all(delta.tokens == () for delta in await script.deltas())
 
     run(test)
