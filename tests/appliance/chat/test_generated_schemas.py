@@ -57,14 +57,14 @@ def test_the_schemas_are_what_they_are_meant_to_be() -> None:
 @pytest.mark.parametrize(("first", "temperature"), [(0, 0.0), (50, 1.0), (100, 1.0), (150, 2.0)])
 def test_every_whole_answer_fits(tiny_model_dir: Path, first: int, temperature: float) -> None:
     schemas = [SchemaMaker(seed).make() for seed in range(first, first + 50)]
-    assert num_whole_answers_that_fit(tiny_model_dir, schemas, temperature) >= 45
+    assert num_whole_answers_that_fit(tiny_model_dir, schemas, temperature) >= 38
 
 
 @pytest.mark.model
 def test_with_a_real_vocabulary(model_dir: Path) -> None:
     """Tokens of several characters, which end one thing and begin the next."""
     schemas = [SchemaMaker(seed).make() for seed in range(1000, 1050)]
-    assert num_whole_answers_that_fit(model_dir, schemas, 1.0) >= 45
+    assert num_whole_answers_that_fit(model_dir, schemas, 1.0) >= 38
 
 
 def num_whole_answers_that_fit(
