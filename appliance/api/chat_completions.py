@@ -17,8 +17,9 @@ from appliance.api.interleave import interleaved
 from appliance.api.logprobs import ChatLogprobs, chat_logprobs
 from appliance.api.parameters import CHAT_PARAMETERS, check_refused
 from appliance.api.request_meter import OPERATION
-from appliance.api.schemas import ChatCompletionRequest
+from appliance.api.schemas import ChatCompletionRequest, messages_for_template
 from appliance.api.sse import event_stream
+from appliance.api.timings import Timings, timings_of
 from appliance.api.usage import Usage, usage_of
 from appliance.chat.completion import Completion, Delta
 from appliance.service import Service
@@ -51,6 +52,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    timings: Timings | msgspec.UnsetType = msgspec.UNSET
 
 
 class DeltaMessage(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -70,7 +72,10 @@ class ChunkChoice(msgspec.Struct, kw_only=True):
 
 
 class ChatCompletionChunk(msgspec.Struct, kw_only=True):
-    """One event of a stream. `usage` is there when asked for, and then null in most chunks."""
+    """One event of a stream. `usage` is there when asked for, and then null in most chunks.
+
+    `timings` come with the last one, when asked for.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -79,6 +84,7 @@ class ChatCompletionChunk(msgspec.Struct, kw_only=True):
     system_fingerprint: str
     choices: list[ChunkChoice]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    timings: Timings | msgspec.UnsetType = msgspec.UNSET
 
 
 @post("/v1/chat/completions", status_code=200, tags=["generation"], opt={OPERATION: "chat"})
@@ -92,7 +98,7 @@ async def create_chat_completion(
     check_refused(CHAT_PARAMETERS, msgspec.structs.asdict(data))
     options = data.options()
     completer.check_number(options.n, "n")
-    messages = data.for_template(service.max_messages)
+    messages = messages_for_template(data.messages, service.max_messages)
     grammar = await grammar_for(completer, data, request.receive)
     completions = completer.chat(messages, options, grammar)
     shared = head(service, "chatcmpl-")
@@ -105,8 +111,10 @@ async def create_chat_completion(
         for completion in completions:
             completion.abort()
         raise
-    usage = usage_of(completions, options.n)
-    return Response(ChatCompletion(**shared, choices=choices, usage=usage))
+    whole = ChatCompletion(**shared, choices=choices, usage=usage_of(completions, options.n))
+    if data.timings:
+        whole.timings = timings_of(completions)
+    return Response(whole)
 
 
 async def _choices(completions: list[Completion], data: ChatCompletionRequest) -> list[ChatChoice]:
@@ -132,15 +140,23 @@ async def _chunks(
     data: ChatCompletionRequest,
 ) -> AsyncIterator[ChatCompletionChunk]:
     begun_ones: set[int] = set()
+    num_open = len(completions)
     async for index, delta in pieces:
         usage: Usage | msgspec.UnsetType | None = None if data.include_usage else msgspec.UNSET
         if data.usage_in_every_chunk:
             usage = usage_of(completions, len(completions))
+        num_open -= delta.finish_reason is not None
         for choice in _chunk_choices(index, delta, begun_ones, data):
-            yield ChatCompletionChunk(**shared, choices=[choice], usage=usage)
+            chunk = ChatCompletionChunk(**shared, choices=[choice], usage=usage)
+            if data.timings and not num_open and choice.finish_reason and not data.include_usage:
+                chunk.timings = timings_of(completions)
+            yield chunk
     if data.include_usage:
         usage = usage_of(completions, len(completions))
-        yield ChatCompletionChunk(**shared, choices=[], usage=usage)
+        last = ChatCompletionChunk(**shared, choices=[], usage=usage)
+        if data.timings:
+            last.timings = timings_of(completions)
+        yield last
 
 
 def _chunk_choices(

@@ -19,6 +19,7 @@ from appliance.api.parameters import COMPLETION_PARAMETERS, check_refused
 from appliance.api.request_meter import OPERATION
 from appliance.api.schemas import CompletionRequest
 from appliance.api.sse import event_stream
+from appliance.api.timings import Timings, timings_of
 from appliance.api.usage import Usage, usage_of
 from appliance.chat.completer import Completer
 from appliance.chat.completion import Completion, Delta
@@ -46,6 +47,7 @@ class TextCompletion(msgspec.Struct, kw_only=True):
     system_fingerprint: str
     choices: list[TextChoice]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    timings: Timings | msgspec.UnsetType = msgspec.UNSET
 
 
 @post("/v1/completions", status_code=200, tags=["generation"], opt={OPERATION: "text_completion"})
@@ -71,8 +73,10 @@ async def create_completion(
         for completion in completions:
             completion.abort()
         raise
-    usage = usage_of(completions, options.n)
-    return Response(TextCompletion(**shared, choices=choices, usage=usage))
+    whole = TextCompletion(**shared, choices=choices, usage=usage_of(completions, options.n))
+    if data.timings:
+        whole.timings = timings_of(completions)
+    return Response(whole)
 
 
 def _started(
@@ -106,14 +110,21 @@ async def _chunks(
     pieces: AsyncIterator[tuple[int, Delta]],
     data: CompletionRequest,
 ) -> AsyncIterator[TextCompletion]:
-    n = data.n or 1
+    n, num_open = data.n or 1, len(completions)
     async for index, delta in pieces:
         usage: Usage | msgspec.UnsetType | None = None if data.include_usage else msgspec.UNSET
         if data.usage_in_every_chunk:
             usage = usage_of(completions, n)
-        yield TextCompletion(**shared, choices=[_choice(index, delta, data)], usage=usage)
+        num_open -= delta.finish_reason is not None
+        chunk = TextCompletion(**shared, choices=[_choice(index, delta, data)], usage=usage)
+        if data.timings and not num_open and not data.include_usage:
+            chunk.timings = timings_of(completions)
+        yield chunk
     if data.include_usage:
-        yield TextCompletion(**shared, choices=[], usage=usage_of(completions, n))
+        last = TextCompletion(**shared, choices=[], usage=usage_of(completions, n))
+        if data.timings:
+            last.timings = timings_of(completions)
+        yield last
 
 
 def _choice(index: int, delta: Delta, data: CompletionRequest) -> TextChoice:

@@ -78,6 +78,7 @@ _COMMON = (
     _supported(
         "structured_outputs", "extension; `json`, `json_object`, `regex`, `choice`, `grammar`"
     ),
+    _supported("timings", "extension; true: where the time went, in the answer or the last chunk"),
     _ignored("user", "no accounts here"),
     _ignored("metadata", "nothing is stored"),
     _ignored("store", "nothing is stored"),

@@ -9,10 +9,13 @@ from appliance.api.completions import create_completion
 from appliance.api.health import live, ready
 from appliance.api.metrics import show_metrics
 from appliance.api.models import get_model, list_models
+from appliance.api.tokens import detokenize, tokenize
 
 ROUTES: tuple[ControllerRouterHandler, ...] = (
     create_chat_completion,
     create_completion,
+    tokenize,
+    detokenize,
     list_models,
     get_model,
     live,

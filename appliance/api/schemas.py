@@ -6,6 +6,7 @@ Request keys that nobody knows are tolerated, as OpenAI's own server does; those
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -65,6 +66,19 @@ class ChatMessage(msgspec.Struct, omit_defaults=True):
         return "".join(texts)
 
 
+def messages_for_template(
+    messages: Sequence[ChatMessage], max_messages: int
+) -> list[dict[str, Any]]:
+    """A conversation as chat templates expect it. Raises `RequestError`."""
+    if len(messages) > max_messages:
+        raise RequestError(
+            f"the conversation has {len(messages)} messages, this server takes {max_messages} "
+            "(server.max_messages); leave out the oldest ones",
+            "messages",
+        )
+    return [message.for_template(index) for index, message in enumerate(messages)]
+
+
 class StreamOptions(msgspec.Struct):
     """`include_usage`: one more chunk at the end, with the token counts and no choices.
 
@@ -95,6 +109,7 @@ class SamplingFields(FormatFields, kw_only=True):
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWERS)] | None = None
+    timings: bool | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -157,16 +172,6 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
         if self.max_completion_tokens is not None:
             return self._options(self.max_completion_tokens, "max_completion_tokens", num_logprobs)
         return self._options(self.max_tokens, "max_tokens", num_logprobs)
-
-    def for_template(self, max_messages: int) -> list[dict[str, Any]]:
-        """The messages as chat templates expect them. Raises `RequestError`."""
-        if len(self.messages) > max_messages:
-            raise RequestError(
-                f"the conversation has {len(self.messages)} messages, this server takes "
-                f"{max_messages} (server.max_messages); leave out the oldest ones",
-                "messages",
-            )
-        return [message.for_template(index) for index, message in enumerate(self.messages)]
 
 
 class CompletionRequest(SamplingFields, kw_only=True):

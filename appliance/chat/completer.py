@@ -10,6 +10,7 @@ from appliance.chat.grammar import Grammar
 from appliance.chat.grammar_compiler import GrammarCompiler
 from appliance.chat.options import CompletionOptions
 from appliance.chat.output_format import OutputFormat
+from appliance.chat.prompt_tokens import PromptTokens
 from appliance.chat.scored_tokens import ScoredTokens
 from appliance.chat.stop_strings import StopStrings
 from appliance.chat.template import ChatTemplate, Message
@@ -46,6 +47,12 @@ class Completer:
         self._engine = engine
         self._tokenizer = tokenizer
         self._template = template
+        self.prompt_tokens = PromptTokens(
+            tokenizer,
+            template,
+            max_model_len=engine.limits.max_model_len,
+            vocab_size=engine.limits.vocab_size,
+        )
         self._eos_token_ids = frozenset(eos_token_ids)
         self._generation = generation
         self._defaults = {

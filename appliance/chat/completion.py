@@ -25,7 +25,7 @@ class Delta:
 
 
 class Completion:
-    """The answer to one prompt, while it is made. Its counts grow with every delta.
+    """The answer to one prompt, while `generation` makes it. Its counts grow with every delta.
 
     `on_complete` is called when the answer has come to its own end, whatever that was. `scored`
     takes the tokens' scores, if there are any. Whoever holds it calls `abort()` when done with it,
@@ -42,7 +42,7 @@ class Completion:
         scored: ScoredTokens | None = None,
         on_complete: Callable[[Generation], None] = lambda generation: None,
     ) -> None:
-        self._generation = generation
+        self.generation = generation
         self._detokenizer = detokenizer
         self._stop = stop
         self._scored = scored
@@ -58,7 +58,7 @@ class Completion:
         Raises the `ApplianceError` that ended the answer, if one did.
         """
         try:
-            async for output in self._generation.outputs():
+            async for output in self.generation.outputs():
                 self.num_cached_tokens = output.num_cached_tokens
                 text = self._feed(output)
                 if output.finish_reason is not None:
@@ -66,12 +66,12 @@ class Completion:
                 reason = output.finish_reason
                 if self._stop.stopped:
                     reason = FinishReason.STOP
-                    self._generation.stop()
+                    self.generation.stop()
                 if text or reason is not None:
                     yield Delta(text, reason, self._tokens_of(text, reason))
                 if reason is not None:
                     if reason is not FinishReason.ABORT:
-                        self._on_complete(self._generation)
+                        self._on_complete(self.generation)
                     return
         finally:
             self.abort()
@@ -99,4 +99,4 @@ class Completion:
 
     def abort(self) -> None:
         """Stop computing, if it still goes on. Idempotent."""
-        self._generation.abort()
+        self.generation.abort()

@@ -182,17 +182,17 @@ class Engine:
         row = 0
         for item in scheduled:
             num_logits = item.chunk.num_logits
-            self._advance(item, logits[row : row + num_logits])
+            self._advance(item, logits[row : row + num_logits], began_at)
             row += num_logits
         self._recorder.step(scheduled, began_at)
 
-    def _advance(self, item: ScheduledChunk, logits: NDArray[np.float32]) -> None:
+    def _advance(self, item: ScheduledChunk, logits: NDArray[np.float32], began_at: float) -> None:
         """One sequence takes its part of the step: KV is there, and tokens where logits are."""
         sequence = item.sequence
         verified = verify(sequence, item.chunk, logits)
         self.drafts.add(verified)
         self._scheduler.computed(sequence, verified.num_kept)
-        output = verified.output(sequence.num_cached_tokens)
+        output = verified.output(sequence, began_at)
         if output.finish_reason is not None:
             self._end(sequence, output)
         elif output.token_ids:

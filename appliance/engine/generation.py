@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 
-from appliance.engine.sequence import FinishReason, StepOutput
+from appliance.engine.sequence import FinishReason, Progress, StepOutput
 
 
 class Generation:
@@ -14,7 +14,8 @@ class Generation:
 
     Iterate `outputs()` once; call `abort()` at any time, as often as you like. Whoever starts a
     generation owns it and calls `abort()` when done, however it ended. `max_tokens` is what the
-    answer may get, `num_output_tokens` what was delivered.
+    answer may get, `num_output_tokens` what was delivered. Times are on the monotonic clock;
+    `first_at` and `last_at` are those of the first and the last token's delivery, None before.
     """
 
     def __init__(self, finish: Callable[[FinishReason], None], max_tokens: int) -> None:
@@ -23,23 +24,27 @@ class Generation:
         self._finished = False
         self.max_tokens = max_tokens
         self.num_output_tokens = 0
-        self._first_at = 0.0
-        self._last_at = 0.0
+        self.submitted_at = time.monotonic()
+        self.first_at: float | None = None
+        self.last_at: float | None = None
+        self.progress = Progress(0.0, 0, 0)
 
     @property
     def time_per_output_token_s(self) -> float | None:
         """(last - first token's delivery) / (tokens - 1), in seconds; None below two tokens."""
         if self.num_output_tokens < 2:
             return None
-        return (self._last_at - self._first_at) / (self.num_output_tokens - 1)
+        assert self.first_at is not None and self.last_at is not None
+        return (self.last_at - self.first_at) / (self.num_output_tokens - 1)
 
     def deliver(self, output: StepOutput) -> None:
         """Take one step's output; called by the engine through the event loop."""
         self._finished = self._finished or output.finish_reason is not None
+        self.progress = output.progress or self.progress
         if output.token_ids:
-            self._last_at = time.monotonic()
-            if not self.num_output_tokens:
-                self._first_at = self._last_at
+            self.last_at = time.monotonic()
+            if self.first_at is None:
+                self.first_at = self.last_at
             self.num_output_tokens += len(output.token_ids)
         self._outputs.put_nowait(output)
 

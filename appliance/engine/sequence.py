@@ -33,11 +33,20 @@ class FinishReason(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How a sequence has fared so far: seconds it waited to be computed, drafts and right ones."""
+
+    queued_s: float
+    num_drafted: int
+    num_accepted: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepOutput:
     """What one step gave one sequence. The last one of a sequence has a `finish_reason`.
 
     `token_ids` are new and part of the answer, `scores` those of each of them if the sequence wants
-    any. `error` is set exactly with `FinishReason.ERROR`.
+    any. `error` is set exactly with `FinishReason.ERROR`. `progress` comes with new tokens.
     """
 
     token_ids: tuple[int, ...]
@@ -45,6 +54,7 @@ class StepOutput:
     finish_reason: FinishReason | None = None
     error: ApplianceError | None = None
     scores: tuple[TokenScores, ...] = ()
+    progress: Progress | None = None
 
 
 Sink = Callable[[StepOutput], None]
@@ -89,6 +99,12 @@ class Sequence:
         self.lookup: PromptLookup | None = None
         self.num_drafted_tokens = 0
         self.num_accepted_tokens = 0
+
+    def progress(self, began_at: float) -> Progress:
+        """In a step that began at `began_at`, which may be the first one for it."""
+        started_at = began_at if self.timing.started_at is None else self.timing.started_at
+        queued_s = started_at - self.timing.submitted_at
+        return Progress(queued_s, self.num_drafted_tokens, self.num_accepted_tokens)
 
     @property
     def num_output_tokens(self) -> int:

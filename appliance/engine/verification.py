@@ -31,10 +31,15 @@ class Verified:
     error: ApplianceError | None = None
     scores: tuple[TokenScores, ...] = ()
 
-    def output(self, num_cached_tokens: int) -> StepOutput:
-        """What the sequence's reader is told of it."""
+    def output(self, sequence: Sequence, began_at: float) -> StepOutput:
+        """What the reader of `sequence` is told of it; the step began at `began_at`."""
         return StepOutput(
-            self.token_ids, num_cached_tokens, self.finish_reason, self.error, self.scores
+            self.token_ids,
+            sequence.num_cached_tokens,
+            self.finish_reason,
+            self.error,
+            self.scores,
+            sequence.progress(began_at),
         )
 
 

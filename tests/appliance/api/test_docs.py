@@ -15,6 +15,8 @@ def test_the_openapi_document_names_every_route(served: Served, path: str) -> No
     assert set(response.json()["paths"]) == {
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/tokenize",
+        "/v1/detokenize",
         "/v1/models",
         "/v1/models/{model}",
         "/health/live",

@@ -212,6 +212,7 @@ def test_a_text_completions_lists(served: Served, num_top: int, stream: bool) ->
 def test_openais_client_reads_them(served: Served) -> None:
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0) as client:
         fields: Any = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+        fields["temperature"] = 0
         whole = client.chat.completions.create(**fields, logprobs=True, top_logprobs=20)
         content = whole.choices[0].logprobs.content
         assert [token.token for token in content] == list("hello")
@@ -222,6 +223,6 @@ def test_openais_client_reads_them(served: Served) -> None:
         assert final.choices[0].logprobs.content[0].bytes == [ord("h")]
         assert len(final.choices[0].logprobs.content) == 5
         served.answer("hello", behind=b":")
-        text = client.completions.create(model="tiny", prompt="say:", logprobs=2)
+        text = client.completions.create(model="tiny", prompt="say:", logprobs=2, temperature=0)
         assert text.choices[0].logprobs.tokens == list("hello")
         assert text.choices[0].logprobs.text_offset == [0, 1, 2, 3, 4]

@@ -65,6 +65,7 @@ SUPPORTED: dict[str, Any] = {
     "repetition_penalty": 1.1,
     "stop_token_ids": [5],
     "n": 2,
+    "timings": True,
     "top_logprobs": 0,
     "ignore_eos": True,
     "response_format": {"type": "text"},

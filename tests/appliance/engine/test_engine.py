@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from appliance.engine.engine import Engine
-from appliance.engine.sequence import FinishReason, StepOutput
+from appliance.engine.sequence import FinishReason
 from appliance.errors import (
     DeadlineExceededError,
     EngineDeadError,
@@ -81,7 +81,7 @@ def test_a_stop_token_ends_the_answer_without_being_in_it() -> None:
         async with running() as harness:
             outputs = await collect(harness.submit(1, 2, 3, stop_token_ids=frozenset({ids[3]})))
         assert [id_ for output in outputs for id_ in output.token_ids] == ids[:3]
-        assert outputs[-1] == StepOutput((), 0, FinishReason.STOP)
+        assert (outputs[-1].token_ids, outputs[-1].finish_reason) == ((), FinishReason.STOP)
 
     run(test())
 
