@@ -48,7 +48,8 @@ def test_they_come_with_the_answer_or_its_last_chunk(
     told = timings(served, path, stream, **options)
     assert told.keys() == FIELDS
     assert told["predicted_n"] == 5 and told["cache_n"] == 0
-    assert told["prompt_ms"] >= 5 and told["predicted_ms"] >= 4 * 5
+    assert told["prompt_ms"] >= 5 and told["predicted_ms"] > 5
+    assert told["queue_ms"] + told["prompt_ms"] + told["predicted_ms"] >= 5 * 5
     assert told["predicted_per_second"] == pytest.approx(4000 / told["predicted_ms"], rel=0.01)
     again = timings(served, path, stream, **options)
     assert (again["prompt_n"], again["cache_n"]) == (1, told["prompt_n"] - 1)
