@@ -23,7 +23,8 @@ from tests.box.installed import (
 )
 from tests.fake_machine import CPUS, kernel_value
 
-pytestmark = [pytest.mark.box, pytest.mark.model]
+# The first one may have to make the image.
+pytestmark = [pytest.mark.box, pytest.mark.model, pytest.mark.timeout(900)]
 
 GOVERNOR = "cpufreq/policy3/scaling_governor"
 BLOCKED = "/var/lib/qwen-appliance/kv/block-the-engine"

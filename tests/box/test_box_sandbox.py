@@ -10,7 +10,8 @@ import pytest
 from tests.box.box import host
 from tests.box.installed import MOUNT, SERVICE, SOCKET, STAGE, TUNE, Installed
 
-pytestmark = [pytest.mark.box, pytest.mark.model]
+# The first one may have to make the image.
+pytestmark = [pytest.mark.box, pytest.mark.model, pytest.mark.timeout(900)]
 
 KEYS = "/etc/credstore/qwen-appliance.api-keys"
 # Run in the service's place, with all that its unit allows and forbids.
