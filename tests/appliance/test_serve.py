@@ -155,6 +155,11 @@ def refuses_connections(url: str) -> bool:
     return False
 
 
+def is_told(url: str, line: str) -> bool:
+    """Whether `/metrics` has this line."""
+    return line in httpx.get(url + "/metrics", timeout=5, trust_env=False).text.splitlines()
+
+
 def test_sigterm_ends_an_idle_service_with_0(tiny_model_dir: Path, log: _Log) -> None:
     def drive() -> None:
         assert log.ready.wait(10)
@@ -221,7 +226,7 @@ def test_requests_that_wait_are_told_too(tiny_model_dir: Path, log: _Log) -> Non
         stream = begun_stream(log.url, max_tokens=400)
         waiting = threading.Thread(target=lambda: answers.append(streamed(log.url)))
         waiting.start()
-        time.sleep(0.1)
+        wait_until(lambda: is_told(log.url, "qwen_appliance_sequences_waiting 1.0"))
         terminate()
         stream.ended()
         waiting.join(10)

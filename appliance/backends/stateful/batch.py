@@ -46,6 +46,7 @@ class Batch:
         self._request = compiled.create_infer_request()
         # In the order in which the output `new_kv` holds them.
         self._variables = sorted(self._request.query_state(), key=lambda state: state.name)
+        self._last_set: NDArray[np.float32] | None = None
         self._mask = Mask()
         self._beam_idx = np.zeros(1, dtype=np.int32)
         self._holes_passed = 0
@@ -157,13 +158,15 @@ class Batch:
     def _fill(self, rows: Sequence[tuple[Sequence[int], int]]) -> None:
         shape = self._host.shape
         longest = max((num_tokens for _, num_tokens in rows), default=0)
-        # OpenVINO keeps a reference to what was set last and copies it at once, so one array
-        # serves all variables. Padding must be finite: its share of attention is 0, not nothing.
+        # OpenVINO copies what is set at once, so one array serves all variables; but it keeps the
+        # pointer, so the array lives until the next one is set. Padding must be finite: its share
+        # of attention is 0, not nothing.
         state = np.zeros((max(len(rows), 1), shape.num_heads, longest, shape.head_dim), np.float32)
         for variable, target in enumerate(self._variables):
             for index, (table, num_tokens) in enumerate(rows):
                 self._host.read(variable, table, num_tokens, state[index])
             target.state = ov.Tensor(state, shared_memory=True)
+        self._last_set = state
 
     def _restart(self, row_lengths: Sequence[int]) -> None:
         self._mask.reset(row_lengths)
