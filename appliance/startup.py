@@ -96,6 +96,7 @@ def create_completer(
         generation=config.generation,
         model_defaults=manifest.generation_defaults,
         timeout_s=config.engine.request_timeout_s,
+        tool_call_format=manifest.tool_call_format,
         gen_ai=metrics.gen_ai,
     )
 

@@ -28,8 +28,12 @@ from appliance.model_dir import (
 IM_START, IM_END, END_OF_TEXT = 256, 257, 258
 VOCAB_SIZE = 300
 TEMPLATE = (
+    "{% if tools %}<|im_start|>tools\n"
+    "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
+    "{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -76,7 +80,7 @@ def make(directory: Path, *, generation_defaults: dict[str, float] | None = None
         eos_token_ids=(IM_END, END_OF_TEXT),
         bos_token_id=None,
         generation_defaults=generation_defaults or {},
-        tool_call_format=None,
+        tool_call_format="hermes",
         versions={},
         quality=None,
         golden=Golden("hi", tuple(b"hi"), (1, 2)),

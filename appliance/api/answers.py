@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from litestar.types import Receive
 
 from appliance.api.disconnect import unless_gone
-from appliance.api.output_formats import FormatFields
 from appliance.chat.completer import Completer
 from appliance.chat.completion import Completion, Delta
 from appliance.chat.grammar import Grammar
+from appliance.chat.output_format import OutputFormat
 from appliance.service import Service
 
 T = TypeVar("T")
@@ -29,12 +29,13 @@ def head(service: Service, prefix: str) -> dict[str, Any]:
     }
 
 
-async def grammar_for(completer: Completer, data: FormatFields, receive: Receive) -> Grammar | None:
-    """The form that the request asks for, compiled; None if it asks for none.
+async def grammar_for(
+    completer: Completer, form: OutputFormat | None, receive: Receive
+) -> Grammar | None:
+    """The form that the answers must have, compiled; None if they may have any.
 
     Raises `RequestError`, and what `unless_gone` raises.
     """
-    form = data.output_format()
     return None if form is None else await unless_gone(receive, completer.grammar(form))
 
 
@@ -60,4 +61,5 @@ async def collected(completion: Completion) -> Delta:
         "".join(delta.text for delta in deltas),
         deltas[-1].finish_reason,
         tuple(token for delta in deltas for token in delta.tokens),
+        tuple(call for delta in deltas for call in delta.calls),
     )

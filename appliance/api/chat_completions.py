@@ -15,13 +15,16 @@ from appliance.api.answers import begun, collected, grammar_for, head
 from appliance.api.disconnect import unless_gone
 from appliance.api.interleave import interleaved
 from appliance.api.logprobs import ChatLogprobs, chat_logprobs
+from appliance.api.messages import messages_for_template
 from appliance.api.parameters import CHAT_PARAMETERS, check_refused
 from appliance.api.request_meter import OPERATION
-from appliance.api.schemas import ChatCompletionRequest, messages_for_template
+from appliance.api.schemas import ChatCompletionRequest
 from appliance.api.sse import event_stream
 from appliance.api.timings import Timings, timings_of
+from appliance.api.tools import ToolCall, ToolCallFragment, check_shown, fragment, whole_calls
 from appliance.api.usage import Usage, usage_of
 from appliance.chat.completion import Completion, Delta
+from appliance.engine.sequence import FinishReason
 from appliance.service import Service
 
 
@@ -29,8 +32,9 @@ class AnswerMessage(msgspec.Struct, kw_only=True):
     """The assistant's message."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct, kw_only=True):
@@ -60,6 +64,7 @@ class DeltaMessage(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     role: str | None = None
     content: str | None = None
+    tool_calls: list[ToolCallFragment] | None = None
 
 
 class ChunkChoice(msgspec.Struct, kw_only=True):
@@ -99,8 +104,12 @@ async def create_chat_completion(
     options = data.options()
     completer.check_number(options.n, "n")
     messages = messages_for_template(data.messages, service.max_messages)
-    grammar = await grammar_for(completer, data, request.receive)
-    completions = completer.chat(messages, options, grammar)
+    tools, form = data.tool_use(), data.output_format()
+    if tools is not None:
+        check_shown(completer, tools)
+        form = tools.form(form)
+    grammar = await grammar_for(completer, form, request.receive)
+    completions = completer.chat(messages, options, grammar, tools)
     shared = head(service, "chatcmpl-")
     try:
         if data.stream:
@@ -122,12 +131,16 @@ async def _choices(completions: list[Completion], data: ChatCompletionRequest) -
     for index, completion in enumerate(completions):
         answer = await collected(completion)
         assert answer.finish_reason is not None
+        message = AnswerMessage(content=answer.text)
+        if answer.calls:
+            message.content = answer.text or None
+            message.tool_calls = whole_calls(answer.calls)
         choices.append(
             ChatChoice(
                 index=index,
-                message=AnswerMessage(content=answer.text),
+                message=message,
                 logprobs=chat_logprobs(answer.tokens) if data.logprobs else None,
-                finish_reason=answer.finish_reason.value,
+                finish_reason=_wire_reason(answer.finish_reason, has_calls=bool(answer.calls)),
             )
         )
     return choices
@@ -139,14 +152,14 @@ async def _chunks(
     pieces: AsyncIterator[tuple[int, Delta]],
     data: ChatCompletionRequest,
 ) -> AsyncIterator[ChatCompletionChunk]:
-    begun_ones: set[int] = set()
+    answers = [_StreamedAnswer(index, data) for index in range(len(completions))]
     num_open = len(completions)
     async for index, delta in pieces:
         usage: Usage | msgspec.UnsetType | None = None if data.include_usage else msgspec.UNSET
         if data.usage_in_every_chunk:
             usage = usage_of(completions, len(completions))
         num_open -= delta.finish_reason is not None
-        for choice in _chunk_choices(index, delta, begun_ones, data):
+        for choice in answers[index].choices(delta):
             chunk = ChatCompletionChunk(**shared, choices=[choice], usage=usage)
             if data.timings and not num_open and choice.finish_reason and not data.include_usage:
                 chunk.timings = timings_of(completions)
@@ -159,19 +172,36 @@ async def _chunks(
         yield last
 
 
-def _chunk_choices(
-    index: int, delta: Delta, begun_ones: set[int], data: ChatCompletionRequest
-) -> Iterator[ChunkChoice]:
-    """A delta's parts: its text, with the role if it is the answer's first one, and its end."""
-    logprobs = chat_logprobs(delta.tokens) if data.logprobs and delta.tokens else None
-    if delta.text or index not in begun_ones:
-        role = None if index in begun_ones else "assistant"
-        begun_ones.add(index)
-        message = DeltaMessage(role=role, content=delta.text)
-        yield ChunkChoice(index=index, delta=message, logprobs=logprobs)
-        logprobs = None
-    if delta.finish_reason:
-        reason = delta.finish_reason.value
-        yield ChunkChoice(
-            index=index, delta=DeltaMessage(), logprobs=logprobs, finish_reason=reason
+class _StreamedAnswer:
+    """One answer on its way, chunk by chunk."""
+
+    def __init__(self, index: int, data: ChatCompletionRequest) -> None:
+        self._index = index
+        self._with_logprobs = bool(data.logprobs)
+        self._role: str | None = "assistant"
+        self._has_calls = False
+        self._logprobs: ChatLogprobs | None = None
+
+    def choices(self, delta: Delta) -> Iterator[ChunkChoice]:
+        """A delta's parts: text, pieces of calls, the end. The answer's first one has the role, the
+        delta's first one its log-probabilities."""
+        if self._with_logprobs and delta.tokens:
+            self._logprobs = chat_logprobs(delta.tokens)
+        if delta.text or (self._role and not delta.calls):
+            yield self._choice(DeltaMessage(role=self._role, content=delta.text))
+        for call in delta.calls:
+            self._has_calls = True
+            yield self._choice(DeltaMessage(role=self._role, tool_calls=[fragment(call)]))
+        if delta.finish_reason:
+            reason = _wire_reason(delta.finish_reason, has_calls=self._has_calls)
+            yield self._choice(DeltaMessage(), reason)
+
+    def _choice(self, message: DeltaMessage, finish_reason: str | None = None) -> ChunkChoice:
+        logprobs, self._logprobs, self._role = self._logprobs, None, None
+        return ChunkChoice(
+            index=self._index, delta=message, logprobs=logprobs, finish_reason=finish_reason
         )
+
+
+def _wire_reason(reason: FinishReason, *, has_calls: bool) -> str:
+    return "tool_calls" if has_calls and reason is FinishReason.STOP else reason.value

@@ -61,7 +61,7 @@ async def create_completion(
     check_refused(COMPLETION_PARAMETERS, msgspec.structs.asdict(data))
     prompts, options = data.prompts(), data.options()
     completer.check_number(len(prompts) * options.n, "n" if len(prompts) == 1 else "prompt")
-    grammar = await grammar_for(completer, data, request.receive)
+    grammar = await grammar_for(completer, data.output_format(), request.receive)
     completions = _started(completer, prompts, options, grammar)
     shared = head(service, "cmpl-")
     try:

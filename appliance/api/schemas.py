@@ -6,77 +6,19 @@ Request keys that nobody knows are tolerated, as OpenAI's own server does; those
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 
+from appliance.api.messages import ChatMessage
 from appliance.api.output_formats import FormatFields
+from appliance.api.tools import ToolChoice, ToolDefinition, tool_use
 from appliance.chat.options import MAX_ANSWERS, MAX_LOGPROBS, CompletionOptions
+from appliance.chat.tools import ToolUse
 from appliance.errors import RequestError
 
 TokenId = Annotated[int, msgspec.Meta(ge=0)]
 NumLogprobs = Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)]
-
-
-class ContentPart(msgspec.Struct):
-    """One part of a message's content; only `text` parts can be read by this model."""
-
-    type: str
-    text: str | None = None
-
-
-class ChatMessage(msgspec.Struct, omit_defaults=True):
-    """One message of the conversation."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
-
-    def for_template(self, index: int) -> dict[str, Any]:
-        """As chat templates expect it: `content` a string, `developer` as `system`.
-
-        Raises `RequestError` for a part that is no text; `index` names the message.
-        """
-        message: dict[str, Any] = {
-            "role": "system" if self.role == "developer" else self.role,
-            "content": self._text(index),
-        }
-        if self.tool_calls:
-            message["tool_calls"] = self.tool_calls
-        for key in ("name", "tool_call_id"):
-            if value := getattr(self, key):
-                message[key] = value
-        return message
-
-    def _text(self, index: int) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        texts = []
-        for number, part in enumerate(self.content or ()):
-            if part.type != "text" or part.text is None:
-                raise RequestError(
-                    f"messages[{index}].content[{number}] is of type '{part.type}' without text; "
-                    "this model reads text only",
-                    "messages",
-                )
-            texts.append(part.text)
-        return "".join(texts)
-
-
-def messages_for_template(
-    messages: Sequence[ChatMessage], max_messages: int
-) -> list[dict[str, Any]]:
-    """A conversation as chat templates expect it. Raises `RequestError`."""
-    if len(messages) > max_messages:
-        raise RequestError(
-            f"the conversation has {len(messages)} messages, this server takes {max_messages} "
-            "(server.max_messages); leave out the oldest ones",
-            "messages",
-        )
-    return [message.for_template(index) for index, message in enumerate(messages)]
 
 
 class StreamOptions(msgspec.Struct):
@@ -154,8 +96,9 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
-    tools: Any = None
-    tool_choice: Any = None
+    tools: list[ToolDefinition] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
     modalities: Any = None
@@ -172,6 +115,11 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
         if self.max_completion_tokens is not None:
             return self._options(self.max_completion_tokens, "max_completion_tokens", num_logprobs)
         return self._options(self.max_tokens, "max_tokens", num_logprobs)
+
+    def tool_use(self) -> ToolUse | None:
+        """What the model may do with tools; None if it is shown none. Raises `RequestError`."""
+        parallel = self.parallel_tool_calls is not False
+        return tool_use(self.tools or (), self.tool_choice, parallel=parallel)
 
 
 class CompletionRequest(SamplingFields, kw_only=True):

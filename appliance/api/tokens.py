@@ -10,7 +10,8 @@ from litestar import post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
-from appliance.api.schemas import ChatMessage, TokenId, messages_for_template
+from appliance.api.messages import ChatMessage, messages_for_template
+from appliance.api.schemas import TokenId
 from appliance.errors import RequestError
 from appliance.service import Service
 

@@ -15,6 +15,8 @@ from appliance.chat.scored_tokens import ScoredTokens
 from appliance.chat.stop_strings import StopStrings
 from appliance.chat.template import ChatTemplate, Message
 from appliance.chat.tokenizer import Tokenizer
+from appliance.chat.tool_parser import ToolCallParser
+from appliance.chat.tools import HERMES, ToolUse
 from appliance.config import GenerationConfig
 from appliance.engine.engine import Engine
 from appliance.engine.generation import Generation
@@ -42,11 +44,11 @@ class Completer:
         generation: GenerationConfig,
         model_defaults: Mapping[str, float],
         timeout_s: float,
+        tool_call_format: str | None = None,
         gen_ai: GenAIMetrics | None = None,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
-        self._template = template
         self.prompt_tokens = PromptTokens(
             tokenizer,
             template,
@@ -62,6 +64,7 @@ class Completer:
             or (value := model_defaults.get(name)) is not None
         }
         self._timeout_s = timeout_s
+        self.shows_tools = tool_call_format == HERMES
         self._gen_ai = gen_ai
         self._grammars = GrammarCompiler(
             tokenizer,
@@ -84,14 +87,18 @@ class Completer:
         messages: Sequence[Message],
         options: CompletionOptions,
         grammar: Grammar | None = None,
+        tools: ToolUse | None = None,
     ) -> list[Completion]:
         """Answer a conversation `options.n` times, in the form of `grammar` if there is one.
 
+        `tools` are shown to the model and may be called; only where `shows_tools`.
         Raises `RequestError` for messages or options that cannot be served, `OverloadError` when
         the engine takes no more.
         """
-        prompt_ids = self._tokenizer.encode(self._template.render(messages))
-        return self._start(prompt_ids, options, grammar, "chat", param="messages")
+        prompt_ids = self.prompt_tokens.of_chat(
+            messages, None if tools is None else tools.definitions()
+        )
+        return self._start(prompt_ids, options, grammar, tools, "chat", param="messages")
 
     def complete(
         self,
@@ -101,11 +108,10 @@ class Completer:
     ) -> list[Completion]:
         """Go on with a text, or with token ids, as they are; otherwise as `chat`."""
         if isinstance(prompt, str):
-            prompt_ids = self._tokenizer.encode(prompt, add_special_tokens=True)
+            prompt_ids = self.prompt_tokens.of_text(prompt, add_special_tokens=True)
         else:
-            prompt_ids = tuple(prompt)
-            self._check_token_ids(prompt_ids)
-        return self._start(prompt_ids, options, grammar, "text_completion", param="prompt")
+            prompt_ids = self.prompt_tokens.of_ids(prompt)
+        return self._start(prompt_ids, options, grammar, None, "text_completion", param="prompt")
 
     def check_number(self, num_answers: int, param: str) -> None:
         """Raise `RequestError` for more answers than can ever be in the engine at once."""
@@ -117,20 +123,12 @@ class Completer:
                 param,
             )
 
-    def _check_token_ids(self, token_ids: tuple[int, ...]) -> None:
-        vocab_size = self._engine.limits.vocab_size
-        for token_id in token_ids:
-            if not 0 <= token_id < vocab_size:
-                raise RequestError(
-                    f"the prompt holds token id {token_id}, this model has 0 to {vocab_size - 1}",
-                    "prompt",
-                )
-
     def _start(
         self,
         prompt_ids: tuple[int, ...],
         options: CompletionOptions,
         grammar: Grammar | None,
+        tools: ToolUse | None,
         operation: str,
         *,
         param: str,
@@ -151,7 +149,11 @@ class Completer:
                     timeout_s=self._timeout_s,
                     constraint=None if grammar is None else grammar.start(),
                 )
-                started.append(self._completion(generation, len(prompt_ids), options, operation))
+                enforced = grammar is not None
+                parser = None if tools is None else tools.parser(is_enforced=enforced)
+                started.append(
+                    self._completion(generation, len(prompt_ids), options, parser, operation)
+                )
         except BaseException:
             for completion in started:
                 completion.abort()
@@ -163,6 +165,7 @@ class Completer:
         generation: Generation,
         num_prompt_tokens: int,
         options: CompletionOptions,
+        parser: ToolCallParser | None,
         operation: str,
     ) -> Completion:
         return Completion(
@@ -171,6 +174,7 @@ class Completer:
             StopStrings(options.stop),
             num_prompt_tokens=num_prompt_tokens,
             scored=None if options.num_logprobs is None else ScoredTokens(self._tokenizer),
+            parser=parser,
             on_complete=lambda done: self._record(operation, done),
         )
 

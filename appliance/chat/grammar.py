@@ -10,6 +10,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 
 from appliance.chat.output_format import FormatKind, OutputFormat
 from appliance.chat.schema_fault import find_fault
+from appliance.chat.tools import arguments_schemas, calls_grammar
 from appliance.errors import RequestError
 
 # JSON as models write it: a blank, or a line break and an indentation, where whitespace may stand.
@@ -80,10 +81,7 @@ def compiled(tokens: LLTokenizer, form: OutputFormat) -> LLMatcher:
     """
     matcher = _matcher(tokens, _source(form))
     if matcher.is_error():
-        reason, path = matcher.get_error(), ""
-        if form.kind is FormatKind.JSON_SCHEMA:
-            path, reason = find_fault(json.loads(form.source), lambda s: _schema_error(tokens, s))
-        raise GrammarError(reason, path)
+        raise _error(tokens, form) or GrammarError(matcher.get_error())
     # The first mask is the dearest; what it found out is part of every copy.
     matcher.compute_bitmask()
     if matcher.is_stopped() and not matcher.is_accepting():
@@ -104,9 +102,26 @@ def _source(form: OutputFormat) -> str:
             return LLMatcher.grammar_from_regex(form.source)
         if form.kind is FormatKind.CHOICE:
             return grammar_from("choice", form.source)
+        if form.kind is FormatKind.TOOL_CALLS:
+            return calls_grammar(form, _JSON_OPTIONS)
         return grammar_from("grammar", form.source)
     except ValueError as error:
         raise GrammarError(str(error)) from error
+
+
+def _error(tokens: LLTokenizer, form: OutputFormat) -> GrammarError | None:
+    """What is wrong with which of the form's schemas, if it is one of those."""
+    if form.kind is FormatKind.JSON_SCHEMA:
+        schemas = {"": json.loads(form.source)}
+    elif form.kind is FormatKind.TOOL_CALLS:
+        schemas = arguments_schemas(form)
+    else:
+        schemas = {}
+    for place, schema in schemas.items():
+        path, reason = find_fault(schema, lambda part: _schema_error(tokens, part))
+        if reason:
+            return GrammarError(reason, place + path)
+    return None
 
 
 def _schema_error(tokens: LLTokenizer, schema: Mapping[str, Any]) -> str:

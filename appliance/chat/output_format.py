@@ -17,6 +17,7 @@ class FormatKind(enum.Enum):
     REGEX = "regex"
     CHOICE = "choice"  # a JSON list of strings
     GRAMMAR = "grammar"  # GBNF or llguidance's Lark
+    TOOL_CALLS = "tool_calls"  # what `tools.ToolUse.form` makes
 
 
 @dataclass(frozen=True, slots=True)

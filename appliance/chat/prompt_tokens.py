@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from appliance.chat.template import ChatTemplate, Message
 from appliance.chat.tokenizer import Tokenizer
@@ -27,9 +28,22 @@ class PromptTokens:
         """`add_special_tokens`: with the beginning that a text completion puts in front."""
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
-    def of_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def of_chat(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> tuple[int, ...]:
         """With all that the chat template adds. Raises `RequestError` if it refuses them."""
-        return self._tokenizer.encode(self._template.render(messages))
+        return self._tokenizer.encode(self._template.render(messages, tools))
+
+    def of_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]:
+        """As they are. Raises `RequestError` for an id that this model does not have."""
+        for token_id in token_ids:
+            if not 0 <= token_id < self._vocab_size:
+                raise RequestError(
+                    f"the prompt holds token id {token_id}, this model has 0 to "
+                    f"{self._vocab_size - 1}",
+                    "prompt",
+                )
+        return tuple(token_ids)
 
     def written(self, token_ids: Sequence[int]) -> list[bytes]:
         """Each token by itself, special ones by their name.

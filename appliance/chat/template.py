@@ -37,8 +37,10 @@ class ChatTemplate:
             raise ValueError(f"line {error.lineno}: {error.message}") from error
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt, up to where the assistant's answer begins.
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
+        """The prompt, up to where the assistant's answer begins; `tools` are shown to the model.
 
         Raises `RequestError` when the template refuses the messages (a role it does not know, an
         order it does not take).
@@ -46,7 +48,7 @@ class ChatTemplate:
         try:
             return self._template.render(
                 messages=messages,
-                tools=None,
+                tools=tools,
                 documents=None,
                 add_generation_prompt=True,
                 **self._special_tokens,

@@ -74,6 +74,9 @@ SUPPORTED: dict[str, Any] = {
     "guided_choice": None,
     "guided_grammar": None,
     "structured_outputs": {},
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "auto",
+    "parallel_tool_calls": False,
 }
 IGNORED: dict[str, Any] = {
     "user": "someone",
@@ -84,7 +87,6 @@ IGNORED: dict[str, Any] = {
     "prompt_cache_key": "abc",
     "prompt_cache_options": {"mode": "explicit"},
     "prompt_cache_retention": "24h",
-    "parallel_tool_calls": False,
     "reasoning_effort": "high",
     "verbosity": "low",
 }
@@ -92,8 +94,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "best_of": (2, 0, True),
     "echo": (True,),
     "suffix": ("end",),
-    "tools": ([{"type": "function", "function": {"name": "f"}}],),
-    "tool_choice": ("required", {"type": "function", "function": {"name": "f"}}),
     "functions": ([{"name": "f"}],),
     "function_call": ({"name": "f"},),
     "modalities": (["text", "audio"],),

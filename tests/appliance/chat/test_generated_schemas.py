@@ -5,45 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
-from numpy.typing import NDArray
 
-from appliance.backends.base import Backend
 from appliance.chat.completer import Completer
 from appliance.chat.completion import Completion
 from appliance.chat.options import CompletionOptions
 from appliance.chat.output_format import json_schema
-from appliance.chat.template import ChatTemplate
-from appliance.chat.tokenizer import Tokenizer
-from appliance.config import GenerationConfig
-from appliance.engine.engine import Engine
 from appliance.engine.sequence import FinishReason
-from appliance.model_dir import read_manifest
-from tests.fakes import FakeKVCache, FakeRunner
+from tests.appliance.chat.random_model import completer_on_a_random_model, exact
 from tests.generated_schemas import Schema, SchemaMaker
 
 MAX_TOKENS = 500
-MAX_MODEL_LEN = 600
-
-
-class RandomRunner(FakeRunner):
-    """Any token may come next; those of `likely` a little rather than others."""
-
-    def __init__(self, vocab_size: int, likely: Sequence[int]) -> None:
-        super().__init__(vocab_size=vocab_size, max_model_len=MAX_MODEL_LEN, max_slots=8)
-        self._random = np.random.default_rng(1)
-        self._likely = list(likely)
-
-    def logits_behind(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        logits = self._random.standard_normal(self.limits.vocab_size, dtype=np.float32)
-        logits[self._likely] += 6
-        return logits
 
 
 def test_the_schemas_are_what_they_are_meant_to_be() -> None:
@@ -73,25 +48,8 @@ def num_whole_answers_that_fit(
     """How many answers came to an end before `MAX_TOKENS`; each of those fits."""
 
     async def run() -> list[tuple[str, FinishReason | None]]:
-        manifest, tokenizer = read_manifest(model_dir), Tokenizer(model_dir)
-        closing = [i for text in '"}],0' for i in tokenizer.encode(text)]
-        runner = RandomRunner(manifest.architecture.vocab_size, [*closing, *manifest.eos_token_ids])
-        backend = Backend(FakeKVCache(8, MAX_MODEL_LEN), runner, "random")
-        engine = Engine(backend, prefill_chunk=64, max_waiting=200, max_draft_tokens=7)
-        completer = Completer(
-            engine,
-            tokenizer,
-            ChatTemplate("", {}),
-            eos_token_ids=manifest.eos_token_ids,
-            generation=GenerationConfig(),
-            model_defaults={},
-            timeout_s=120,
-        )
-        engine.start()
-        try:
+        async with completer_on_a_random_model(model_dir) as completer:
             return await asyncio.gather(*(answer(completer, schema) for schema in schemas))
-        finally:
-            await engine.close()
 
     async def answer(completer: Completer, schema: Schema) -> tuple[str, FinishReason | None]:
         grammar = await completer.grammar(json_schema(schema, "guided_json"))
@@ -105,11 +63,6 @@ def num_whole_answers_that_fit(
             Draft202012Validator(exact(json.dumps(schema))).validate(exact(text))
             whole += 1
     return whole
-
-
-def exact(text: str) -> Any:
-    """Numbers as they are written: as a float, 0.00...01 may be 0, which a bound excludes."""
-    return json.loads(text, parse_float=Decimal)
 
 
 async def collected(completion: Completion) -> tuple[str, FinishReason | None]:
