@@ -2,7 +2,7 @@
 
 Qwen2.5 writes a call as `<tool_call>`, a JSON object with `name` and `arguments`, `</tool_call>`.
 Small models forget the tags, put the object into a code fence instead, or take the tags in which
-they were shown the tools. All of these are calls; markup of none of them becomes text.
+they were shown the tools. All of these are calls; no tag of theirs becomes text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from appliance.chat.call_scanner import CallScanner
 
 _OPENING = "<tool_call>"
-_TAGS = (_OPENING, "</tool_call>", "<tools>", "</tools>")
+_TAGS = (_OPENING, "</tool_call>", "<tools>", "</tools>", "<tool_response>", "</tool_response>")
 _FENCE = "```"
 # An object without a tag is a call if it begins with the name of a tool within so many characters.
 _MAX_UNDECIDED = 200

@@ -111,6 +111,8 @@ CALLS: list[tuple[str, str, Calls]] = [
     # What is no call, in a call's tags: text without them.
     ("<tool_call>add(1)</tool_call>", "add(1)", []),
     (tagged('{"a": 1}'), '{"a": 1}', []),
+    # A result said again as it was shown.
+    ('<tool_response>\n{"sky": "clear"}\n</tool_response>', '{"sky": "clear"}', []),
 ]
 
 SIZES = [1, 2, 3, 5, 8, 1000, *(random.Random(seed) for seed in range(5))]
