@@ -30,7 +30,15 @@ session() {
     status=1
   fi
 }
-session run .venv-test "$@"
+if (($# == 0)); then
+  # Signals of its own, in its main thread: not after OpenVINO has run in the same process, where
+  # one that is delivered ends the whole run with a segmentation fault (not yet understood).
+  serve=tests/appliance/test_serve.py
+  session run .venv-test --ignore "$serve"
+  session run .venv-test "$serve"
+else
+  session run .venv-test "$@"
+fi
 session build .venv-build-test "$@"
 
 if [[ $checks == failed ]]; then
