@@ -15,7 +15,6 @@ from appliance.api.answers import begun, collected, grammar_for, head
 from appliance.api.disconnect import unless_gone
 from appliance.api.interleave import interleaved
 from appliance.api.logprobs import ChatLogprobs, chat_logprobs
-from appliance.api.messages import messages_for_template
 from appliance.api.parameters import CHAT_PARAMETERS, check_refused
 from appliance.api.request_meter import OPERATION
 from appliance.api.schemas import ChatCompletionRequest
@@ -103,13 +102,13 @@ async def create_chat_completion(
     check_refused(CHAT_PARAMETERS, msgspec.structs.asdict(data))
     options = data.options()
     completer.check_number(options.n, "n")
-    messages = messages_for_template(data.messages, service.max_messages)
+    messages, end = data.conversation.for_template(service.max_messages), data.conversation.end
     tools, form = data.tool_use(), data.output_format()
     if tools is not None:
         check_shown(completer, tools)
         form = tools.form(form)
     grammar = await grammar_for(completer, form, request.receive)
-    completions = completer.chat(messages, options, grammar, tools)
+    completions = completer.chat(messages, options, grammar, tools, end=end)
     shared = head(service, "chatcmpl-")
     try:
         if data.stream:

@@ -1,13 +1,14 @@
-"""The messages of a conversation, as clients send them and as chat templates expect them."""
+"""Conversations as clients send them, and as chat templates expect them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from appliance.api.tools import ToolCall
+from appliance.chat.template import PromptEnd
 from appliance.errors import RequestError
 
 
@@ -50,22 +51,56 @@ class ChatMessage(msgspec.Struct, omit_defaults=True):
         for number, part in enumerate(self.content or ()):
             if part.type != "text" or part.text is None:
                 raise RequestError(
-                    f"messages[{index}].content[{number}] is of type '{part.type}' without text; "
-                    "this model reads text only",
+                    f"messages[{index}].content[{number}] is a part of type '{part.type}' without "
+                    "a text; this model reads text only, leave it out",
                     "messages",
                 )
             texts.append(part.text)
         return "".join(texts)
 
 
-def messages_for_template(
-    messages: Sequence[ChatMessage], max_messages: int
-) -> list[dict[str, Any]]:
-    """A conversation as chat templates expect it. Raises `RequestError`."""
-    if len(messages) > max_messages:
-        raise RequestError(
-            f"the conversation has {len(messages)} messages, this server takes {max_messages} "
-            "(server.max_messages); leave out the oldest ones",
-            "messages",
-        )
-    return [message.for_template(index) for index, message in enumerate(messages)]
+Messages = Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages, and where the model goes on.
+
+    By itself it goes on with an assistant's message that is the last one, and otherwise begins one.
+    The two switches, vLLM's extensions, say so explicitly.
+    """
+
+    messages: list[ChatMessage]
+    continue_final_message: bool | None
+    add_generation_prompt: bool | None
+
+    def for_template(self, max_messages: int) -> list[dict[str, Any]]:
+        """The messages as chat templates expect them. Raises `RequestError`."""
+        if len(self.messages) > max_messages:
+            raise RequestError(
+                f"the conversation has {len(self.messages)} messages, this server takes "
+                f"{max_messages} (server.max_messages); leave out the oldest ones",
+                "messages",
+            )
+        return [message.for_template(index) for index, message in enumerate(self.messages)]
+
+    @property
+    def end(self) -> PromptEnd | None:
+        """Where the model goes on, if the client says so. Raises `RequestError`."""
+        if self.continue_final_message:
+            if self.add_generation_prompt:
+                raise RequestError(
+                    "continue_final_message and add_generation_prompt exclude each other",
+                    "add_generation_prompt",
+                )
+            if self.messages[-1].role != "assistant":
+                raise RequestError(
+                    f"continue_final_message needs an assistant's message at the end, there is "
+                    f"one of the role {self.messages[-1].role}",
+                    "continue_final_message",
+                )
+            return PromptEnd.LAST_MESSAGE
+        if self.add_generation_prompt is False:
+            return PromptEnd.NOTHING
+        is_told = self.continue_final_message is False or self.add_generation_prompt
+        return PromptEnd.NEW_MESSAGE if is_told else None

@@ -92,6 +92,11 @@ _COMMON = (
 CHAT_PARAMETERS = (
     _supported("messages", "roles system, developer, user, assistant, tool; text parts"),
     _supported("max_completion_tokens", "the newer name of `max_tokens`"),
+    _supported(
+        "continue_final_message",
+        "extension; go on with the last message, which an assistant's is by itself",
+    ),
+    _supported("add_generation_prompt", "extension; false: go on behind the last message"),
     _supported("logprobs", "true or false; log-softmax of the model's own logits"),
     _supported("top_logprobs", f"0 to {MAX_LOGPROBS}; only with `logprobs`"),
     *_COMMON,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import msgspec
 
-from appliance.api.messages import ChatMessage
+from appliance.api.messages import Conversation, Messages
 from appliance.api.output_formats import FormatFields
 from appliance.api.tools import ToolChoice, ToolDefinition, tool_use
 from appliance.chat.options import MAX_ANSWERS, MAX_LOGPROBS, CompletionOptions
@@ -92,7 +92,9 @@ class SamplingFields(FormatFields, kw_only=True):
 class ChatCompletionRequest(SamplingFields, kw_only=True):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
+    messages: Messages
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
@@ -106,6 +108,11 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     moderation: Any = None
     prediction: Any = None
     web_search_options: Any = None
+
+    @property
+    def conversation(self) -> Conversation:
+        """What there is to answer, and where the answer begins."""
+        return Conversation(self.messages, self.continue_final_message, self.add_generation_prompt)
 
     def options(self) -> CompletionOptions:
         """The wishes in the form the completer takes. Raises `RequestError`."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
 
 import msgspec
 from litestar import post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
-from appliance.api.messages import ChatMessage, messages_for_template
+from appliance.api.messages import Conversation, Messages
 from appliance.api.schemas import TokenId
+from appliance.api.tools import ToolDefinition, check_shown, tool_use
 from appliance.errors import RequestError
 from appliance.service import Service
 
@@ -19,14 +19,26 @@ from appliance.service import Service
 class TokenizeRequest(msgspec.Struct, kw_only=True):
     """A text, or a conversation with all that the chat template adds.
 
-    `add_special_tokens` is for texts: with the beginning that a text completion puts in front.
+    `add_special_tokens` is for texts: with the beginning that a text completion puts in front. The
+    two switches of a conversation mean what they mean to a chat completion.
     """
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)] | None = None
+    messages: Messages | None = None
+    tools: list[ToolDefinition] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     add_special_tokens: bool = True
     return_token_strs: bool | None = None
+
+    def conversation(self) -> Conversation | None:
+        """The conversation, if it is one. Raises `RequestError` unless it is that or a text."""
+        if (self.prompt is None) == (self.messages is None):
+            raise RequestError("either prompt or messages is needed, not both", "prompt")
+        if self.messages is None:
+            return None
+        return Conversation(self.messages, self.continue_final_message, self.add_generation_prompt)
 
 
 class Tokenized(msgspec.Struct, kw_only=True):
@@ -54,13 +66,18 @@ class Detokenized(msgspec.Struct):
 @post("/v1/tokenize", status_code=200, tags=["tokens"])
 async def tokenize(data: JSONBody[TokenizeRequest], service: NamedDependency[Service]) -> Tokenized:
     """The token ids of a text, or of the prompt that a conversation becomes."""
-    prompt_tokens = service.completer_for(data.model or service.model_name).prompt_tokens
-    if (data.prompt is None) == (data.messages is None):
-        raise RequestError("either prompt or messages is needed, not both", "prompt")
+    completer = service.completer_for(data.model or service.model_name)
+    prompt_tokens, conversation = completer.prompt_tokens, data.conversation()
     # In a thread: a long text takes as long as several tokens of everybody's answers.
-    if data.messages is not None:
-        messages = messages_for_template(data.messages, service.max_messages)
-        token_ids = await asyncio.to_thread(prompt_tokens.of_chat, messages)
+    if conversation is not None:
+        messages = conversation.for_template(service.max_messages)
+        tools = tool_use(data.tools or (), None, parallel=True)
+        if tools is not None:
+            check_shown(completer, tools)
+        definitions = None if tools is None else tools.definitions()
+        token_ids = await asyncio.to_thread(
+            prompt_tokens.of_chat, messages, definitions, conversation.end
+        )
     else:
         token_ids = await asyncio.to_thread(
             prompt_tokens.of_text, data.prompt or "", add_special_tokens=data.add_special_tokens

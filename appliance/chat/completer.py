@@ -13,7 +13,7 @@ from appliance.chat.output_format import OutputFormat
 from appliance.chat.prompt_tokens import PromptTokens
 from appliance.chat.scored_tokens import ScoredTokens
 from appliance.chat.stop_strings import StopStrings
-from appliance.chat.template import ChatTemplate, Message
+from appliance.chat.template import ChatTemplate, Message, PromptEnd
 from appliance.chat.tokenizer import Tokenizer
 from appliance.chat.tool_parser import ToolCallParser
 from appliance.chat.tools import HERMES, ToolUse
@@ -88,16 +88,17 @@ class Completer:
         options: CompletionOptions,
         grammar: Grammar | None = None,
         tools: ToolUse | None = None,
+        *,
+        end: PromptEnd | None = None,
     ) -> list[Completion]:
         """Answer a conversation `options.n` times, in the form of `grammar` if there is one.
 
-        `tools` are shown to the model and may be called; only where `shows_tools`.
-        Raises `RequestError` for messages or options that cannot be served, `OverloadError` when
-        the engine takes no more.
+        `tools` are shown to the model and may be called; only where `shows_tools`. `end` as in
+        `ChatTemplate.render`. Raises `RequestError` for messages or options that cannot be served,
+        `OverloadError` when the engine takes no more.
         """
-        prompt_ids = self.prompt_tokens.of_chat(
-            messages, None if tools is None else tools.definitions()
-        )
+        definitions = None if tools is None else tools.definitions()
+        prompt_ids = self.prompt_tokens.of_chat(messages, definitions, end)
         return self._start(prompt_ids, options, grammar, tools, "chat", param="messages")
 
     def complete(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from appliance.chat.template import ChatTemplate, Message
+from appliance.chat.template import ChatTemplate, Message, PromptEnd
 from appliance.chat.tokenizer import Tokenizer
 from appliance.errors import RequestError
 
@@ -29,10 +29,13 @@ class PromptTokens:
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     def of_chat(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        end: PromptEnd | None,
     ) -> tuple[int, ...]:
         """With all that the chat template adds. Raises `RequestError` if it refuses them."""
-        return self._tokenizer.encode(self._template.render(messages, tools))
+        return self._tokenizer.encode(self._template.render(messages, tools, end=end))
 
     def of_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         """As they are. Raises `RequestError` for an id that this model does not have."""

@@ -9,6 +9,7 @@ see `utils/chat_template_utils.py` in transformers.
 from __future__ import annotations
 
 import datetime
+import enum
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,17 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from appliance.errors import RequestError
 
 Message = Mapping[str, Any]
+
+# Behind a message that goes on, to find the place again in what the template made of it.
+_MARK = "<|end of what is written so far: 7b1d|>"
+
+
+class PromptEnd(enum.Enum):
+    """Where a prompt ends, and so what the model goes on with."""
+
+    NEW_MESSAGE = "where the assistant's next message begins"
+    LAST_MESSAGE = "in the last message, as far as it is written"
+    NOTHING = "behind the last message"
 
 
 class ChatTemplate:
@@ -38,19 +50,46 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        end: PromptEnd | None = None,
     ) -> str:
-        """The prompt, up to where the assistant's answer begins; `tools` are shown to the model.
+        """The prompt, in which `tools` are shown to the model.
+
+        Without `end`, an assistant's message that is the last one goes on.
 
         Raises `RequestError` when the template refuses the messages (a role it does not know, an
         order it does not take).
         """
+        if end is None:
+            end = PromptEnd.LAST_MESSAGE if _is_begun(messages) else PromptEnd.NEW_MESSAGE
+        if end is not PromptEnd.LAST_MESSAGE:
+            return self._render(messages, tools, end is PromptEnd.NEW_MESSAGE)
+        *others, last = messages
+        begun = {**last, "content": last["content"] + _MARK}
+        text, mark, _ = self._render([*others, begun], tools, False).rpartition(_MARK)
+        if not mark:
+            raise RequestError(
+                "the model's chat template does not show the last message as it is, so it cannot "
+                "go on with it",
+                "messages",
+            )
+        return text
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+    ) -> str:
         try:
             return self._template.render(
                 messages=messages,
                 tools=tools,
                 documents=None,
-                add_generation_prompt=True,
+                add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
         # A template is a foreign program: for messages it did not expect it raises TypeError and
@@ -59,6 +98,13 @@ class ChatTemplate:
             raise RequestError(
                 f"the model's chat template refuses these messages: {error}", "messages"
             ) from error
+
+
+def _is_begun(messages: Sequence[Message]) -> bool:
+    """Whether the last message is an assistant's, and nothing but text."""
+    return bool(messages) and (
+        messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
+    )
 
 
 def _tojson(

@@ -256,8 +256,6 @@ ASSISTANT = "\x01assistant\n"
         ({"role": "user", "content": "你好"}, "\x01user\n你好\x01\n"),
         ({"role": "user", "content": ""}, "\x01user\n\x01\n"),
         ({"role": "user", "content": []}, "\x01user\n\x01\n"),
-        ({"role": "assistant", "content": None}, "\x01assistant\n\x01\n"),
-        ({"role": "assistant"}, "\x01assistant\n\x01\n"),
         ({"role": "developer", "content": "be kind"}, "\x01system\nbe kind\x01\n"),
         (
             {
@@ -271,6 +269,13 @@ ASSISTANT = "\x01assistant\n"
 )
 def test_messages_become_the_prompt(served: Served, message: Any, text: str) -> None:
     assert prompt_of(served, [message]) == text + ASSISTANT
+
+
+@pytest.mark.parametrize("message", [{"content": None}, {"content": ""}, {"content": []}, {}])
+def test_an_assistants_message_may_be_empty(served: Served, message: Any) -> None:
+    messages = [{"role": "assistant", **message}, {"role": "user", "content": "hi"}]
+    said = "\x01assistant\n\x01\n\x01user\nhi\x01\n"
+    assert prompt_of(served, messages) == said + ASSISTANT
 
 
 def test_several_messages_keep_their_order(served: Served) -> None:

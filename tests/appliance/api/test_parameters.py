@@ -66,6 +66,8 @@ SUPPORTED: dict[str, Any] = {
     "stop_token_ids": [5],
     "n": 2,
     "timings": True,
+    "continue_final_message": False,
+    "add_generation_prompt": True,
     "top_logprobs": 0,
     "ignore_eos": True,
     "response_format": {"type": "text"},

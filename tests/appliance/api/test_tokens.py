@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.server import CHAT, Served, chat_body
-from tests.tiny_model import IM_END, IM_START, PROMPT_END, VOCAB_SIZE
+from tests.tiny_model import IM_END, IM_START, PROMPT_END, TEMPLATE, VOCAB_SIZE
 
 
 def tokenize(served: Served, **fields: Any) -> httpx.Response:
@@ -89,3 +89,13 @@ def test_a_long_text_does_not_hold_up_the_others(served: Served) -> None:
     text = "word " * 200_000
     response = served.client.post("/v1/tokenize", content=json.dumps({"prompt": text}))
     assert response.json()["count"] == len(text)
+
+
+def test_tools_are_part_of_the_prompt(served: Served) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    messages = chat_body("hi")["messages"]
+    plain = tokenize(served, messages=messages).json()["count"]
+    shown = tokenize(served, messages=messages, tools=[tool]).json()["count"]
+    used = served.chat("hi", tools=[tool], max_tokens=1).json()["usage"]["prompt_tokens"]
+    assert shown == used
+    assert shown > plain or "tools" not in TEMPLATE

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from appliance.chat.template import ChatTemplate
+from appliance.chat.template import ChatTemplate, PromptEnd
 from appliance.errors import RequestError
 from tests.tiny_model import TEMPLATE
 
@@ -129,3 +129,56 @@ def test_the_date_of_today() -> None:
 def test_what_is_no_template_is_told_with_its_line(text: str) -> None:
     with pytest.raises(ValueError, match="line 2"):
         ChatTemplate("first line\n" + text, {})
+
+
+QWEN = """{%- if messages[0]['role'] == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
+{%- else %}
+    {{- '<|im_start|>system\\nYou are Qwen.<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role in ('user', 'assistant') or (message.role == 'system' and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+BEGUN = {"role": "assistant", "content": "Paris is "}
+
+
+def test_a_message_that_goes_on_is_open_at_its_end() -> None:
+    asked = "<|im_start|>system\nYou are Qwen.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
+    template = ChatTemplate(QWEN, {})
+    begun = asked + "<|im_start|>assistant\nParis is "
+    assert template.render([USER, BEGUN]) == begun
+    assert template.render([USER, BEGUN], end=PromptEnd.LAST_MESSAGE) == begun
+    assert template.render([USER, BEGUN], end=PromptEnd.NOTHING) == begun + "<|im_end|>\n"
+    new = begun + "<|im_end|>\n<|im_start|>assistant\n"
+    assert template.render([USER, BEGUN], end=PromptEnd.NEW_MESSAGE) == new
+    assert template.render([USER]) == asked + "<|im_start|>assistant\n"
+    assert template.render([USER], end=PromptEnd.NOTHING) == asked
+
+
+def test_a_text_that_stands_there_twice_goes_on_where_it_is_last() -> None:
+    template = ChatTemplate(QWEN, {})
+    once = template.render([USER, BEGUN, USER, BEGUN])
+    assert once.count("Paris is ") == 2 and once.endswith("assistant\nParis is ")
+
+
+def test_a_template_that_trims_keeps_the_end_of_what_is_begun() -> None:
+    text = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}"
+    message = {"role": "assistant", "content": "  so far "}
+    assert render(text, message) == "[so far "
+
+
+def test_a_call_of_a_tool_does_not_go_on() -> None:
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}
+    assert ChatTemplate(QWEN, {}).render([USER, called]).endswith("<|im_start|>assistant\n")
+
+
+def test_a_template_that_leaves_the_last_message_out_cannot_go_on() -> None:
+    with pytest.raises(RequestError, match="cannot go on") as caught:
+        ChatTemplate("nothing", {}).render([BEGUN])
+    assert caught.value.param == "messages"
