@@ -28,6 +28,8 @@ WORLDS = {
     "run": World(".venv", lock="run.lock", editable=True),
     "test": TEST,
     "build-test": World(".venv-build-test", borrows=(BUILD, TEST)),
+    "clients": World(".venv-clients", lock="clients.lock", borrows=(TEST,)),
+    "provision": World(".venv-provision", lock="provision.lock"),
 }
 
 

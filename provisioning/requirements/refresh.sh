@@ -32,5 +32,16 @@ compile build --group pyproject.toml:build --excludes not-in-build
 compile run pyproject.toml --group install --excludes not-in-run --constraints build.lock
 compile test pyproject.toml --group install --group test --excludes not-in-run \
   --constraints build.lock --constraints run.lock
+compile provision --group pyproject.toml:provision
 
-cp build.lock run.lock test.lock "$here"
+# The clients' venv sees the tests' packages, so its lock holds only what those lack: resolved
+# together first, then without the rest.
+with_tests() {
+  compile "$1" pyproject.toml --group install --group test --group clients \
+    --constraints test.lock "${@:2}"
+}
+with_tests clients-and-tests --excludes not-in-run
+sed -n 's/^\([a-z0-9._-]*\)==.*/\1/p' test.lock | sort -u | cat - not-in-run >not-in-clients
+with_tests clients --excludes not-in-clients --constraints clients-and-tests.lock
+
+cp build.lock run.lock test.lock provision.lock clients.lock "$here"

@@ -18,6 +18,8 @@ def test_plain(): assert os.environ["QWEN_APPLIANCE_TEST_MODEL"].startswith("/")
 def test_torch(): pass
 @pytest.mark.build
 def test_broken(): assert False
+@pytest.mark.clients
+def test_client(): pass
 @pytest.mark.bench
 def test_slow(): assert False
 """
@@ -25,7 +27,7 @@ def test_slow(): assert False
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with four tests, where venvs and model cost nothing."""
+    """A checkout with five tests, where venvs and model cost nothing."""
     root = tmp_path / "check out"
     for folder in ("provisioning", "tests"):
         (root / folder).mkdir(parents=True)
@@ -36,14 +38,16 @@ def checkout(tmp_path: Path) -> Path:
     for path, text in (
         ("provisioning/build-model.sh", "exit 0"),
         ("tests/check.sh", "echo checked"),
+        ("tests/system_packages.sh", "exit 0"),
         (".venv-test/bin/python", f'exec "{sys.executable}" "$@"'),
         (".venv-build-test/bin/python", f'exec "{sys.executable}" "$@"'),
+        (".venv-clients/bin/python", f'exec "{sys.executable}" "$@"'),
     ):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(f"#!/bin/sh\n{text}\n")
         (root / path).chmod(0o755)
-    (root / "tests" / "test_four.py").write_text(TESTS)
-    (root / "pytest.ini").write_text("[pytest]\nmarkers =\n  build: x\n  bench: x\n")
+    (root / "tests" / "test_five.py").write_text(TESTS)
+    (root / "pytest.ini").write_text("[pytest]\nmarkers =\n  build: x\n  clients: x\n  bench: x\n")
     return root
 
 
@@ -64,15 +68,15 @@ def run(checkout: Path, *arguments: str) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
-def test_all_runs_checks_and_both_worlds_and_sums_up(checkout: Path) -> None:
+def test_all_runs_checks_and_all_worlds_and_sums_up(checkout: Path) -> None:
     status, lines = run(checkout)
     assert status == 1
     assert lines[0] == "checked"
-    assert lines[-1] == "2 passed, 1 failed, 0 skipped"
+    assert lines[-1] == "3 passed, 1 failed, 0 skipped"
 
 
 def test_a_choice_that_lies_in_one_world_passes(checkout: Path) -> None:
-    status, lines = run(checkout, "tests/test_four.py", "-k", "test_torch")
+    status, lines = run(checkout, "tests/test_five.py", "-k", "test_torch")
     assert (status, lines[-1]) == (0, "1 passed, 0 failed, 0 skipped")
     assert "checked" not in lines
 
@@ -90,12 +94,12 @@ def test_a_file_that_cannot_be_imported_fails(checkout: Path) -> None:
     (checkout / "tests" / "test_bad.py").write_text("import nothing_of_that_name\n")
     status, lines = run(checkout, "tests/test_bad.py")
     assert status == 1
-    assert lines[-1] == "0 passed, 2 failed, 0 skipped"
+    assert lines[-1] == "0 passed, 3 failed, 0 skipped"
 
 
 def test_a_failed_check_fails_the_run(checkout: Path) -> None:
     (checkout / "tests" / "check.sh").write_text("#!/bin/sh\nexit 1\n")
-    (checkout / "tests" / "test_four.py").write_text("def test_fine(): pass\n")
+    (checkout / "tests" / "test_five.py").write_text("def test_fine(): pass\n")
     status, lines = run(checkout)
     assert (status, lines[-1]) == (1, "1 passed, 0 failed, 0 skipped")
     assert "./tests/check.sh" in lines[-2]
