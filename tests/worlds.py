@@ -1,8 +1,8 @@
 """A pytest plugin for `tests/run.sh`: one session per world, and a tally over both.
 
-A test belongs to the world whose name it is marked with, and to `run` otherwise; `--world` leaves out
-all others, and those marked `bench` unless `-m` names them. An `-m` of the person's own still means what it says, which
-it would not if the choice were an `-m` too.
+A test belongs to the world whose name it is marked with, and to `run` otherwise; `--world` leaves
+out all others, and those marked `bench` unless `-m` names them. An `-m` of the person's own still
+means what it says, which it would not if the choice were an `-m` too.
 """
 
 from __future__ import annotations
