@@ -165,6 +165,13 @@ class Box:
             except subprocess.TimeoutExpired:
                 self.cut_power()
 
+    def reboot(self) -> None:
+        """As a machine does: all units stop in order, then it boots again."""
+        assert self._process is not None
+        self.systemctl("reboot", check=False)  # it may be gone before it answers
+        self._process.wait(30)
+        self.up()
+
     def cut_power(self) -> None:
         """End everything at once. (nspawn itself must not be killed: its child would live on.)"""
         assert self._process is not None

@@ -1,4 +1,7 @@
-"""`qwen-appliance serve` with an engine that stops in the middle of a pass while a file is there.
+"""`qwen-appliance serve` with an engine that hangs in the middle of a pass, or takes all memory.
+
+While the file `BLOCKED` is there, passes wait; the file `GREEDY` is taken away by the pass that
+then takes memory without end.
 
 It stands in no package of the service: a test puts it into the unit of a box.
 """
@@ -17,10 +20,12 @@ from appliance.config import Config
 from appliance.model_dir import read_manifest
 
 BLOCKED = Path("/var/lib/qwen-appliance/kv/block-the-engine")
+GREEDY = Path("/var/lib/qwen-appliance/kv/take-all-memory")
+_MEBIBYTE = 1 << 20
 
 
-class BlockingRunner:
-    """Any runner, whose passes wait while `BLOCKED` exists."""
+class FaultyRunner:
+    """Any runner, with the faults of this file."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
@@ -31,6 +36,11 @@ class BlockingRunner:
     def forward(self, chunks: Sequence[Chunk]) -> object:
         while BLOCKED.exists():
             time.sleep(0.05)
+        if GREEDY.exists():
+            GREEDY.unlink()
+            taken = []
+            while True:
+                taken.append(bytearray(os.urandom(_MEBIBYTE) * 16))
         return self._runner.forward(chunks)
 
 
@@ -40,8 +50,8 @@ def serve(config: Config) -> int:
     assert config.model.dir is not None
     manifest = read_manifest(config.model.dir)
     backend = create_backend(config.engine, config.model.dir, manifest)
-    blocking = Backend(backend.kv, BlockingRunner(backend.runner), backend.description)
-    return service.serve(config, blocking)
+    faulty = Backend(backend.kv, FaultyRunner(backend.runner), backend.description)
+    return service.serve(config, faulty)
 
 
 if __name__ == "__main__":

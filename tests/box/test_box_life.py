@@ -28,6 +28,11 @@ pytestmark = [pytest.mark.box, pytest.mark.model, pytest.mark.timeout(900)]
 
 GOVERNOR = "cpufreq/policy3/scaling_governor"
 BLOCKED = "/var/lib/qwen-appliance/kv/block-the-engine"
+GREEDY = "/var/lib/qwen-appliance/kv/take-all-memory"
+FAULTY_START = (
+    f"ExecStart=\nExecStart=/opt/qwen-appliance/venv/bin/python3 /{FAULTY} "
+    "--model /run/qwen-appliance/model/current"
+)
 # Beyond what a quiet machine needs (some 3 s); the issue is that it comes back by itself.
 BACK_WITHIN_S = 20.0
 
@@ -41,6 +46,20 @@ def cpus_of_threads(service: Installed) -> list[frozenset[int]]:
     tasks = service.box.path(f"/proc/{service.pid()}/task").glob("*/status")
     lists = [re.search(r"^Cpus_allowed_list:\s*(\S+)", t.read_text(), re.M) for t in tasks]
     return [parse_cpus(found[1]) for found in lists if found]
+
+
+def begin_stream(service: Installed, max_tokens: int) -> None:
+    """A client, as the unit `client`, whose answer streams when this returns."""
+    service.box.systemctl("reset-failed", "client", check=False)
+    options = ("curl", "-s", "-N", "-H", "Content-Type: application/json", "-d")
+    body = (
+        f'{{"model": "{service.model}", "stream": true, "max_tokens": {max_tokens}, '
+        '"ignore_eos": true, "messages": [{"role": "user", "content": "hi"}]}'
+    )
+    url = "http://127.0.0.1:8000/v1/chat/completions"
+    before = service.box.journal("client").count("data: ")
+    service.box.run("systemd-run", "-q", "-u", "client", *options, body, url)
+    wait_until(lambda: service.box.journal("client").count("data: ") > before, "streaming")
 
 
 def test_start_alone_brings_up_all_and_stop_puts_it_back(
@@ -83,11 +102,14 @@ def test_a_killed_service_serves_again_without_staging(
 ) -> None:
     service.start()
     staged = service.box.journal(STAGE).count("every sha256 right")
+    begin_stream(service, max_tokens=900)
     killed_at = time.monotonic()
     service.box.systemctl("kill", "--signal=KILL", SERVICE)
     took_s = service.seconds_until_serving(killed_at)
     say(capsys, f"kill -9 to an answer: {took_s:.1f} s")
     assert took_s < BACK_WITHIN_S
+    # The client was told, by the end of its connection (curl's 18), and does not hang.
+    assert service.box.property("client", "ExecMainStatus") == "18"
     assert service.box.property(SERVICE, "NRestarts") == "1"
     assert service.box.journal(STAGE).count("every sha256 right") == staged
     # A restart by hand leaves the copy alone, too.
@@ -99,11 +121,7 @@ def test_a_killed_service_serves_again_without_staging(
 def test_a_blocked_engine_is_restarted_by_the_watchdog(
     service: Installed, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service.drop_in(
-        "WatchdogSec=2\nExecStart=\n"
-        f"ExecStart=/opt/qwen-appliance/venv/bin/python3 /{FAULTY} "
-        "--model /run/qwen-appliance/model/current"
-    )
+    service.drop_in(f"WatchdogSec=2\n{FAULTY_START}")
     service.start()
     assert service.is_serving()
     time.sleep(3)
@@ -120,6 +138,25 @@ def test_a_blocked_engine_is_restarted_by_the_watchdog(
     assert "Watchdog timeout" in journal
     # Where it hung stands in the journal.
     assert "Fatal Python error: Aborted" in journal and "faulty_service.py" in journal
+
+
+def test_too_much_memory_ends_the_service_and_not_the_box(
+    service: Installed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.drop_in(f"MemoryHigh=infinity\nMemoryMax=700M\n{FAULTY_START}")
+    service.start()
+    before = service.pid()
+    service.box.path(GREEDY).touch()
+    began = time.monotonic()
+    status, _ = service.chat(timeout_s=30)
+    assert status == 0
+    took_s = service.seconds_until_serving(began)
+    say(capsys, f"memory limit hit to an answer: {took_s:.1f} s")
+    assert service.pid() != before
+    assert service.box.property(SERVICE, "NRestarts") == "1"
+    # Where limits are cgroup v1's, systemd cannot tell the kernel's kill from another.
+    assert re.search("oom-kill|status=9/KILL", service.box.journal(SERVICE))
+    assert service.box.systemctl("list-units", "--failed", "--no-legend") == ""
 
 
 def test_a_flipped_byte_is_refused_and_the_previous_model_serves(service: Installed) -> None:
@@ -169,30 +206,29 @@ def test_a_wrong_setting_is_not_tried_again(service: Installed) -> None:
 
 def test_answers_end_before_it_stops(service: Installed) -> None:
     service.start()
-    options = ("curl", "-s", "-N", "-H", "Content-Type: application/json", "-d")
-    body = (
-        f'{{"model": "{service.model}", "stream": true, "max_tokens": 80, "ignore_eos": true, '
-        '"messages": [{"role": "user", "content": "hi"}]}'
-    )
-    url = "http://127.0.0.1:8000/v1/chat/completions"
-    service.box.run("systemd-run", "-q", "-u", "client", *options, body, url)
-    wait_until(lambda: "data: " in service.box.journal("client"), "streaming")
+    begin_stream(service, max_tokens=80)
     service.box.systemctl("stop", SERVICE)
     wait_until(lambda: "[DONE]" in service.box.journal("client"), "whole")
     assert '"finish_reason":"length"' in service.box.journal("client")
 
 
-def test_a_power_cut_is_followed_by_service(
-    service: Installed, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("how", ["reboot", "power cut"])
+def test_it_serves_again_after(
+    service: Installed, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     service.box.systemctl("enable", SERVICE)
     try:
         service.start()
-        service.box.cut_power()
-        began = time.monotonic()
-        service.box.up()
-        took_s = service.seconds_until_serving(began)
-        say(capsys, f"power to an answer, boot included: {took_s:.1f} s")
+        if how == "reboot":
+            service.box.reboot()
+        else:
+            service.box.cut_power()
+            service.box.up()
+        # From the box's own first moment.
+        booted = float(service.box.systemctl("show", "-P", "UserspaceTimestampMonotonic")) / 1e6
+        service.seconds_until_serving(booted)
+        ready = float(service.box.property(SERVICE, "ActiveEnterTimestampMonotonic")) / 1e6
+        say(capsys, f"{how}: {ready - booted:.1f} s from the first process to READY")
         assert service.state(TUNE) == "active"
         assert kernel_value(service.box.path("/"), f"{CPUS}/{GOVERNOR}") == "performance"
     finally:
