@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 
 from appliance.app import Appliance
 from appliance.notify import Notifier
@@ -33,13 +34,19 @@ class Supervision:
     """
 
     def __init__(
-        self, appliance: Appliance, notifier: Notifier, *, loading_limit_s: float = _LOADING_LIMIT_S
+        self,
+        appliance: Appliance,
+        notifier: Notifier,
+        *,
+        loading_limit_s: float = _LOADING_LIMIT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._appliance = appliance
         self._notifier = notifier
         self._url = ""
         self._told = ""
-        self._loaded_until = time.monotonic() + loading_limit_s
+        self._clock = clock
+        self._loaded_until = clock() + loading_limit_s
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -62,7 +69,7 @@ class Supervision:
     async def _report(self) -> None:
         self._tell(self._state())
         if self._appliance.service.status is ServiceStatus.LOADING:
-            if time.monotonic() < self._loaded_until:
+            if self._clock() < self._loaded_until:
                 self._notifier.extend_timeout(_LOADING_EXTENSION_S)
         elif self._appliance.engine is not None:
             await self._appliance.engine.turn()

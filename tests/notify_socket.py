@@ -41,7 +41,7 @@ class NotifySocket:
         self._reader.start()
         return self
 
-    def wait_for(self, *messages: str, timeout_s: float = 5.0) -> None:
+    def wait_for(self, *messages: str, timeout_s: float = 20.0) -> None:
         """Wait until all of these came in this order, others between them; fails if they do not."""
         deadline = time.monotonic() + timeout_s
         while not self._holds(messages):

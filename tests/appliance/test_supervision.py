@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from appliance.app import Appliance
+from appliance.backends.base import Chunk
 from appliance.config import Config, ModelConfig
 from appliance.engine.sampling_params import SamplingParams
 from appliance.notify import Notifier
@@ -18,8 +21,10 @@ from tests.fakes import FakeRunner, fake_backend
 from tests.notify_socket import NotifySocket
 
 WATCHDOG_S = 0.2
-LOADING_LIMIT_S = 0.5
+LOADING_LIMIT_S = 600.0
 ALIVE = "WATCHDOG=1"
+# For what must come; long enough for a machine that is busy with other things.
+PATIENCE_S = 20.0
 
 
 @pytest.fixture
@@ -28,17 +33,34 @@ def supervisor(tmp_path: Path) -> Iterator[NotifySocket]:
         yield listening.listen()
 
 
+class _Runner(FakeRunner):
+    """Tells how many passes have begun, those that the gate holds among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_begun = 0
+
+    def forward(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
+        self.num_begun += 1
+        return super().forward(chunks)
+
+
 class _Supervised:
-    """An appliance on a fake runner, and its supervision; `ready` when it serves."""
+    """An appliance on a fake runner, and its supervision; `ready` when it serves.
+
+    The limit of its loading is in the time of `now`, which only tests move on.
+    """
 
     def __init__(self, model_dir: Path, runner: FakeRunner, supervisor: NotifySocket) -> None:
         config = Config(model=ModelConfig(dir=model_dir))
         self.runner = runner
+        self.now = 1000.0
         self.appliance = Appliance(config, fake_backend(runner))
         self.supervision = Supervision(
             self.appliance,
             Notifier(supervisor.address, watchdog_s=WATCHDOG_S),
             loading_limit_s=LOADING_LIMIT_S,
+            clock=lambda: self.now,
         )
         self.ready = asyncio.Event()
         self.failed = asyncio.Event()
@@ -73,7 +95,7 @@ def supervised(
     async def run() -> None:
         one = _Supervised(model_dir, runner or FakeRunner(), supervisor)
         async with one.running():
-            await asyncio.wait_for(drive(one), 10)
+            await asyncio.wait_for(drive(one), PATIENCE_S)
 
     asyncio.run(run())
 
@@ -86,9 +108,23 @@ def extensions(supervisor: NotifySocket) -> int:
     return sum(message.startswith("EXTEND_TIMEOUT_USEC=") for message in supervisor.messages)
 
 
+def without_signs_of_life(supervisor: NotifySocket) -> list[str]:
+    """What was told, but for the signs of life, which come between at any time once it serves."""
+    return [message for message in supervisor.messages if message != ALIVE]
+
+
 async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         await asyncio.sleep(0.005)
+
+
+async def all_heard(supervisor: NotifySocket) -> None:
+    """Wait until what was sent so far, and what is ready to be sent, has arrived."""
+    for _ in range(10):
+        await asyncio.sleep(0)  # what the engine thread has answered reaches its waiter
+    mark = f"STATUS=mark {len(supervisor.messages)}"
+    Notifier(supervisor.address).status(mark.removeprefix("STATUS="))
+    await until(lambda: mark in supervisor.messages)
 
 
 def test_more_time_is_asked_for_while_it_loads_and_ready_comes_last(
@@ -106,8 +142,11 @@ def test_more_time_is_asked_for_while_it_loads_and_ready_comes_last(
         runner.gate.set()
         await one.ready.wait()
         assert len(runner.passes) == 2  # real tokens came before the word
+        await all_heard(supervisor)
         told = "STATUS=tiny on http://box:8000/v1; 0 answers under way"
-        await until(lambda: supervisor.messages[-2:] == ["READY=1", told])
+        *_, ready, status, _ = without_signs_of_life(supervisor)
+        assert [ready, status] == ["READY=1", told]
+        assert ALIVE not in supervisor.messages[: supervisor.messages.index("READY=1")]
 
     supervised(tiny_model_dir, supervisor, drive, runner)
 
@@ -117,9 +156,16 @@ def test_an_idle_service_gives_signs_of_life(
 ) -> None:
     async def drive(one: _Supervised) -> None:
         await one.ready.wait()
-        await asyncio.sleep(3 * WATCHDOG_S)
+        engine = one.appliance.engine
+        assert engine is not None
+        before = signs_of_life(supervisor)
+        # Three times a watchdog's time, as long as both threads of this machine make of it.
+        for _ in range(12):
+            await asyncio.sleep(WATCHDOG_S / 4)
+            await engine.turn()
+        await all_heard(supervisor)
         # Four a watchdog's time; half of them would do.
-        assert signs_of_life(supervisor) >= 6
+        assert signs_of_life(supervisor) - before >= 6
 
     supervised(tiny_model_dir, supervisor, drive)
 
@@ -141,21 +187,26 @@ def test_a_busy_service_gives_signs_of_life_between_its_steps(
 
 
 def test_a_pass_that_never_ends_gives_none(tiny_model_dir: Path, supervisor: NotifySocket) -> None:
+    runner = _Runner()
+
     async def drive(one: _Supervised) -> None:
         await one.ready.wait()
         await until(lambda: signs_of_life(supervisor) > 0)
         assert one.appliance.engine is not None
-        one.runner.gate.clear()
+        runner.gate.clear()
+        num_begun = runner.num_begun
         one.appliance.engine.submit((1, 2), SamplingParams(max_tokens=4), timeout_s=60)
-        await asyncio.sleep(WATCHDOG_S)
+        await until(lambda: runner.num_begun > num_begun)
+        await all_heard(supervisor)
         before = signs_of_life(supervisor)
         # The event loop runs all the while.
         await asyncio.sleep(3 * WATCHDOG_S)
+        await all_heard(supervisor)
         assert signs_of_life(supervisor) == before
-        one.runner.gate.set()
+        runner.gate.set()
         await until(lambda: signs_of_life(supervisor) > before)
 
-    supervised(tiny_model_dir, supervisor, drive)
+    supervised(tiny_model_dir, supervisor, drive, runner)
 
 
 def test_draining_asks_for_the_time_that_answers_have(
@@ -167,7 +218,7 @@ def test_draining_asks_for_the_time_that_answers_have(
         one.supervision.stopping(grace_s=100)
         told = "STATUS=draining; 0 answers under way"
         expected = ["STOPPING=1", "EXTEND_TIMEOUT_USEC=115000000", told]
-        await until(lambda: supervisor.messages[-3:] == expected)
+        await until(lambda: without_signs_of_life(supervisor)[-3:] == expected)
 
     supervised(tiny_model_dir, supervisor, drive)
 
@@ -190,10 +241,15 @@ def test_a_load_that_hangs_gets_no_more_time(
     runner.gate.clear()
 
     async def drive(one: _Supervised) -> None:
-        await asyncio.sleep(LOADING_LIMIT_S + WATCHDOG_S)
+        await until(lambda: extensions(supervisor) > 1)
+        one.now += LOADING_LIMIT_S - 1
         asked = extensions(supervisor)
-        assert asked > 1
+        await until(lambda: extensions(supervisor) > asked + 1)
+        one.now += 1
+        await all_heard(supervisor)
+        asked = extensions(supervisor)
         await asyncio.sleep(2 * WATCHDOG_S)
+        await all_heard(supervisor)
         assert extensions(supervisor) == asked
 
     supervised(tiny_model_dir, supervisor, drive, runner)
