@@ -78,8 +78,9 @@ class FakeRunner:
 
     Holds its own copy of every slot's tokens, as a real one holds KV: a chunk that does not start
     where its slot ends, or behind a hole, is an error here, where a real one would answer nonsense.
-    `step_s` slows every pass; `gate`, when cleared, holds passes back; `fail_after` makes the n-th
-    pass fail.
+    `step_s` slows every pass; `gate`, when cleared, holds passes back, and `held` is set while one
+    waits there; passes whose numbers (from 0) are in `hold_at` clear the gate themselves, until
+    `release()`; `fail_after` makes the n-th pass fail.
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class FakeRunner:
         self.fail_after = fail_after
         self.gate = threading.Event()
         self.gate.set()
+        self.held = threading.Event()
+        self.hold_at: set[int] = set()
         self.passes: list[tuple[Chunk, ...]] = []
         self.num_idle = 0
         self.closed = False
@@ -111,13 +114,23 @@ class FakeRunner:
         if not self.limits.mixes_phases and len(chunks) > 1:
             # Each the last token and drafts behind it; a prompt's chunk has one row of logits.
             assert all(len(chunk.token_ids) == chunk.num_logits for chunk in chunks)
-        self.gate.wait()
+        if len(self.passes) in self.hold_at:
+            self.gate.clear()
+        if not self.gate.is_set():
+            self.held.set()
+            self.gate.wait()
+            self.held.clear()
         time.sleep(self.step_s)
         self.passes.append(tuple(chunks))
         if self.fail_after is not None and len(self.passes) > self.fail_after:
             raise BackendError("the forward pass failed: told to")
         logits = [row for chunk in chunks for row in self._compute(chunk)]
         return np.array(logits, dtype=np.float32).reshape(len(logits), self.limits.vocab_size)
+
+    def release(self) -> None:
+        """Let the pass that is held go on; `held` tells of the next one from here on."""
+        self.held.clear()
+        self.gate.set()
 
     def _compute(self, chunk: Chunk) -> list[NDArray[np.float32]]:
         row = self._rows[chunk.slot]

@@ -29,6 +29,11 @@ from tests.notify_socket import NotifySocket
 from tests.served_process import ServedProcess
 from tests.server import CHAT, chat_body, wait_until
 
+# For what must come; long enough for a machine that is busy with other things.
+PATIENCE_S = 30.0
+# Of 30 s, which `shutdown_grace_s` has where nothing else is said.
+SOONER_THAN_THE_GRACE_S = 15.0
+
 
 class _Log(logging.Handler):
     """The service's log; `url` once it is ready."""
@@ -94,7 +99,7 @@ def run(
     finally:
         signal.signal(signal.SIGTERM, before)
     took_s = time.monotonic() - started
-    driver.join(10)
+    driver.join(PATIENCE_S)
     if errors:
         raise errors[0]
     return code, took_s
@@ -110,7 +115,7 @@ def endless(step_s: float = 0.005) -> FakeRunner:
 
 def streamed(url: str, **fields: object) -> httpx.Response:
     body = chat_body(stream=True, **fields)
-    return httpx.post(url + CHAT, json=body, timeout=10, trust_env=False)
+    return httpx.post(url + CHAT, json=body, timeout=PATIENCE_S, trust_env=False)
 
 
 class _Stream(threading.Thread):
@@ -124,13 +129,15 @@ class _Stream(threading.Thread):
 
     def run(self) -> None:
         body = chat_body(stream=True, **self._fields)
-        with httpx.stream("POST", self._url + CHAT, json=body, timeout=10, trust_env=False) as got:
+        with httpx.stream(
+            "POST", self._url + CHAT, json=body, timeout=PATIENCE_S, trust_env=False
+        ) as got:
             for piece in got.iter_text():
                 self.text += piece
                 self.begun.set()
 
     def ended(self) -> list[str]:
-        self.join(10)
+        self.join(PATIENCE_S)
         assert not self.is_alive()
         *events, done, rest = self.text.split("\n\n")
         assert (done, rest) == ("data: [DONE]", "")
@@ -140,13 +147,13 @@ class _Stream(threading.Thread):
 def begun_stream(url: str, **fields: object) -> _Stream:
     stream = _Stream(url, **fields)
     stream.start()
-    assert stream.begun.wait(10)
+    assert stream.begun.wait(PATIENCE_S)
     return stream
 
 
 def refuses_connections(url: str) -> bool:
     try:
-        httpx.get(url + "/health/live", timeout=5, trust_env=False)
+        httpx.get(url + "/health/live", timeout=PATIENCE_S, trust_env=False)
     except httpx.ConnectError:
         return True
     except (httpx.ReadError, httpx.RemoteProtocolError):
@@ -157,55 +164,61 @@ def refuses_connections(url: str) -> bool:
 
 def is_told(url: str, line: str) -> bool:
     """Whether `/metrics` has this line."""
-    return line in httpx.get(url + "/metrics", timeout=5, trust_env=False).text.splitlines()
+    return (
+        line in httpx.get(url + "/metrics", timeout=PATIENCE_S, trust_env=False).text.splitlines()
+    )
 
 
 def test_sigterm_ends_an_idle_service_with_0(tiny_model_dir: Path, log: _Log) -> None:
     def drive() -> None:
-        assert log.ready.wait(10)
+        assert log.ready.wait(PATIENCE_S)
         assert httpx.get(log.url + "/health/ready", trust_env=False).status_code == 200
         terminate()
 
     code, took_s = run(tiny_model_dir, fake_backend(), drive)
     assert code == 0
-    assert took_s < 5
+    assert took_s < SOONER_THAN_THE_GRACE_S
     assert len(log.lines) == 1
 
 
 def test_sigterm_lets_running_answers_end(tiny_model_dir: Path, log: _Log) -> None:
+    runner = endless()
+
     def drive() -> None:
-        assert log.ready.wait(10)
+        assert log.ready.wait(PATIENCE_S)
         stream = begun_stream(log.url, max_tokens=100)
+        runner.gate.clear()
         terminate()
         wait_until(lambda: refuses_connections(log.url))
         assert stream.is_alive()
+        runner.gate.set()
         *chunks, last = stream.ended()
         assert len(chunks) == 100
         assert '"finish_reason":"length"' in last
 
-    code, took_s = run(tiny_model_dir, fake_backend(endless()), drive)
+    code, took_s = run(tiny_model_dir, fake_backend(runner), drive)
     assert code == 0
-    assert took_s < 5
+    assert took_s < SOONER_THAN_THE_GRACE_S
 
 
 def test_sigterm_waits_no_longer_than_the_grace(tiny_model_dir: Path, log: _Log) -> None:
     def drive() -> None:
-        assert log.ready.wait(10)
+        assert log.ready.wait(PATIENCE_S)
         stream = begun_stream(log.url, max_tokens=400)
         terminate()
         *chunks, last = stream.ended()
-        assert 3 < len(chunks) < 300
+        assert 3 < len(chunks) < 300  # of 400, in 20 s or more
         error = json.loads(last.removeprefix("data: "))["error"]
         assert error["code"] == "not_ready"
 
-    code, took_s = run(tiny_model_dir, fake_backend(endless(0.01)), drive, shutdown_grace_s=0.2)
+    code, took_s = run(tiny_model_dir, fake_backend(endless(0.05)), drive, shutdown_grace_s=0.5)
     assert code == 0
-    assert took_s < 4
+    assert took_s < 15
 
 
 def test_a_second_sigterm_does_not_wait(tiny_model_dir: Path, log: _Log) -> None:
     def drive() -> None:
-        assert log.ready.wait(10)
+        assert log.ready.wait(PATIENCE_S)
         stream = begun_stream(log.url, max_tokens=400)
         terminate()
         wait_until(lambda: refuses_connections(log.url))
@@ -213,25 +226,25 @@ def test_a_second_sigterm_does_not_wait(tiny_model_dir: Path, log: _Log) -> None
         *_, last = stream.ended()
         assert "error" in json.loads(last.removeprefix("data: "))
 
-    code, took_s = run(tiny_model_dir, fake_backend(endless(0.02)), drive)
+    code, took_s = run(tiny_model_dir, fake_backend(endless(0.05)), drive)
     assert code == 0
-    assert took_s < 5
+    assert took_s < SOONER_THAN_THE_GRACE_S
 
 
 def test_requests_that_wait_are_told_too(tiny_model_dir: Path, log: _Log) -> None:
     answers = []
 
     def drive() -> None:
-        assert log.ready.wait(10)
+        assert log.ready.wait(PATIENCE_S)
         stream = begun_stream(log.url, max_tokens=400)
         waiting = threading.Thread(target=lambda: answers.append(streamed(log.url)))
         waiting.start()
         wait_until(lambda: is_told(log.url, "qwen_appliance_sequences_waiting 1.0"))
         terminate()
         stream.ended()
-        waiting.join(10)
+        waiting.join(PATIENCE_S)
 
-    runner = FakeRunner(lambda token_ids: ord("x"), step_s=0.01, max_slots=1)
+    runner = FakeRunner(lambda token_ids: ord("x"), step_s=0.05, max_slots=1)
     code, _ = run(tiny_model_dir, fake_backend(runner), drive, shutdown_grace_s=0.1)
     assert code == 0
     assert [answer.status_code for answer in answers] == [503]
@@ -249,7 +262,7 @@ def test_sighup_reads_the_keys_again(tiny_model_dir: Path, tmp_path: Path, log: 
         return httpx.get(log.url + "/v1/models", headers=headers, trust_env=False).status_code
 
     def drive() -> None:
-        assert log.ready.wait(10)
+        assert log.ready.wait(PATIENCE_S)
         assert (status(old), status(new)) == (200, 401)
         write_keys(path, [new_record])
         os.kill(os.getpid(), signal.SIGHUP)
@@ -277,7 +290,7 @@ def test_sigterm_while_it_warms_up_is_no_failure(tiny_model_dir: Path, log: _Log
     runner = _WarmingUp()
 
     def drive() -> None:
-        assert runner.entered.wait(10)
+        assert runner.entered.wait(PATIENCE_S)
         terminate()
         terminate()
         time.sleep(0.1)
@@ -290,7 +303,7 @@ def test_sigterm_while_it_warms_up_is_no_failure(tiny_model_dir: Path, log: _Log
 
 def test_the_engines_death_ends_the_service_with_6(tiny_model_dir: Path, log: _Log) -> None:
     def drive() -> None:
-        assert log.ready.wait(10)
+        assert log.ready.wait(PATIENCE_S)
         response = streamed(log.url)
         assert response.status_code == 500
         assert response.json()["error"]["code"] == "engine_dead"
@@ -394,7 +407,7 @@ def test_a_second_sigterm_aborts_at_once(model_dir: Path) -> None:
             _, events = read(served, stream)
         assert "error" in json.loads(events[-1].removeprefix("data: "))
         assert served.exit_code() == 0
-        assert time.monotonic() - told < 5
+        assert time.monotonic() - told < SOONER_THAN_THE_GRACE_S
 
 
 @pytest.mark.model

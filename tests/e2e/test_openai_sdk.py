@@ -244,7 +244,8 @@ def test_the_client_tries_a_full_queue_again_by_itself(tiny_model_dir: Path) -> 
         started = time.monotonic()
         with raw_request(served.address, CHAT, chat_body()):
             wait_until(lambda: served.num_open == 1)
-            threading.Timer(0.3, served.runner.gate.set).start()
+            # Before the 2 s are over, and late enough for the first try to find the queue full.
+            threading.Timer(1.5, served.runner.gate.set).start()
             answer = ask(client, user("hi"))
         assert answer.choices[0].message.content == "hello"
         assert time.monotonic() - started > 1.9  # it kept to Retry-After

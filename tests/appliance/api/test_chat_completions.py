@@ -344,8 +344,8 @@ def test_an_error_behind_the_first_token(tiny_model_dir: Path, stream: bool) -> 
 
 
 def test_a_deadline_behind_the_first_token_is_an_event(tiny_model_dir: Path) -> None:
-    config = Config(engine=EngineConfig(request_timeout_s=0.1))
-    with Served(tiny_model_dir, FakeRunner(step_s=0.005), config) as served:
+    config = Config(engine=EngineConfig(request_timeout_s=1))
+    with Served(tiny_model_dir, FakeRunner(step_s=0.05), config) as served:
         served.answer_forever()
         *chunks, last = events(served.chat(stream=True))
         assert len(chunks) > 2 and set("".join(texts(chunks))) == {"x"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
@@ -343,8 +344,11 @@ def test_nothing_to_do_is_a_moment_for_the_runner() -> None:
 def test_the_thread_sleeps_when_there_is_nothing_to_do() -> None:
     async def test() -> None:
         async with running() as harness:
+            began = time.monotonic()
             await answer_of(harness.submit(1, 2, max_tokens=3))
-            assert harness.runner.num_idle == 0, "another request may follow at once"
+            is_idle = harness.runner.num_idle
+            # On a busy machine the answer itself may come after that time.
+            assert not is_idle or time.monotonic() - began > 0.25, "another request may follow"
             await until(lambda: harness.runner.num_idle == 1)
             await asyncio.sleep(0.5)
             assert (harness.runner.num_idle, len(harness.runner.passes)) == (1, 3)

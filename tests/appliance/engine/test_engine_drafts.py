@@ -14,6 +14,7 @@ from appliance.engine.engine import Engine
 from appliance.engine.generation import Generation
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.sequence import FinishReason, StepOutput
+from tests.appliance.engine.engine_harness import until
 from tests.fakes import FakeKVCache, FakeRunner, NextToken, echo_sum, fake_backend
 
 PATIENCE_S = 20.0
@@ -226,16 +227,16 @@ def test_one_that_copies_and_one_that_does_not_share_a_step(mixes_phases: bool) 
 def test_preempted_in_the_middle_of_a_copy_the_answer_is_whole() -> None:
     async def take_room_back(backend: Backend, generations: list[Generation]) -> None:
         assert isinstance(backend.kv, FakeKVCache) and isinstance(backend.runner, FakeRunner)
-        for _ in range(3):
-            seen = len(backend.runner.passes)
-            while len(backend.runner.passes) < seen + 4:
-                await asyncio.sleep(0.001)
+        for _ in backend.runner.hold_at:
+            await until(backend.runner.held.is_set)
             backend.kv.refuse_reserve = set(backend.kv.used)
+            backend.runner.release()
             while backend.kv.used:
                 await asyncio.sleep(0.001)
             backend.kv.refuse_reserve = set()
 
     runner = FakeRunner(copying(change_every=9), max_slots=2, step_s=0.003)
+    runner.hold_at = {8, 16, 24}
     requests = [(DOCUMENT, greedy(300)), (DOCUMENT[:20] * 2 + (1, 2), greedy(300))]
     lookup = ran(runner, *requests, meanwhile=take_room_back)
     without = ran(FakeRunner(copying(change_every=9)), *requests, max_draft_tokens=0)
@@ -245,15 +246,15 @@ def test_preempted_in_the_middle_of_a_copy_the_answer_is_whole() -> None:
 
 def test_an_abort_leaves_only_what_was_accepted() -> None:
     async def abort(backend: Backend, generations: list[Generation]) -> None:
-        assert isinstance(backend.runner, FakeRunner)
-        while len(backend.runner.passes) < 12:
-            await asyncio.sleep(0.001)
+        await until(runner.held.is_set)
         generations[0].abort()
+        runner.release()
 
-    lookup = ran(FakeRunner(copying(change_every=7), step_s=0.002), (DOCUMENT, greedy(400)))
-    aborted = ran(
-        FakeRunner(copying(change_every=7), step_s=0.002), (DOCUMENT, greedy(400)), meanwhile=abort
-    )
+    runner = FakeRunner(copying(change_every=7))
+    lookup = ran(runner, (DOCUMENT, greedy(400)))
+    runner = FakeRunner(copying(change_every=7))
+    runner.hold_at = {12}
+    aborted = ran(runner, (DOCUMENT, greedy(400)), meanwhile=abort)
     (answer,) = aborted.answers
     assert 0 < len(answer) < 400
     assert answer == lookup.answers[0][: len(answer)]

@@ -29,7 +29,7 @@ def test_a_server_that_accepts_and_stays_silent_is_given_up_in_time(
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         begin = time.monotonic()
         assert not hub_answers(0.3)
-        assert time.monotonic() - begin < 2.0
+        assert time.monotonic() - begin < 5
 
 
 def test_a_portal_that_greets_everybody_is_no_hub(hub: FakeHub) -> None:
