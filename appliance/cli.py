@@ -19,6 +19,7 @@ from appliance.config import (
     example_yaml,
     load_from_arguments,
 )
+from appliance.doctor import command as doctor_command
 from appliance.errors import ApplianceError, ModelDirError
 from appliance.stage import command as stage_command
 from appliance.tune import command as tune_command
@@ -61,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser("bench", help="measure any OpenAI-compatible server")
     bench_command.add_arguments(bench)
     bench.set_defaults(run=bench_command.run)
+
+    doctor = verbs.add_parser("doctor", help="what this box has, what is wrong, what to do")
+    doctor_command.add_arguments(doctor)
 
     key = verbs.add_parser("key", help="API keys: who may use the service from elsewhere")
     key_command.add_arguments(key)

@@ -30,7 +30,7 @@ def listen(config: ServerConfig, env: Mapping[str, str]) -> socket.socket:
         raise ConfigError("LISTEN_FDS", handed_over, expected, "environment")
     try:
         address = listener.getsockname()[0]
-        _check_exposure(config, address, "LISTEN_FDS", address)
+        check_exposure(config, address, "LISTEN_FDS", address)
     except ConfigError:
         listener.close()
         raise
@@ -54,7 +54,7 @@ def _bound(config: ServerConfig) -> socket.socket:
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         family, _, _, _, address = info[0]
-        _check_exposure(config, str(address[0]), "server.host", config.host)
+        check_exposure(config, str(address[0]), "server.host", config.host)
         return socket.create_server(address[:2], family=family, backlog=128)
     # A name that cannot be a host's, such as "a..b", fails in its encoding.
     except (OSError, UnicodeError) as error:
@@ -62,7 +62,7 @@ def _bound(config: ServerConfig) -> socket.socket:
         raise BindError(config.host, config.port, reason) from error
 
 
-def _check_exposure(config: ServerConfig, address: str, key: str, value: str) -> None:
+def check_exposure(config: ServerConfig, address: str, key: str, value: str) -> None:
     """Raises `ConfigError`, which blames `value` of `key`, where others can come in unasked."""
     if config.api_keys_file is not None or config.allow_no_key:
         return

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "appliance/errors.py": set(),
     "appliance/metrics/*": {"metrics"},
     "appliance/heap.py": set(),
+    "appliance/meminfo.py": set(),
     "appliance/notify.py": set(),
     "appliance/model_dir.py": {"errors"},
     "appliance/config/*": {"errors", "config"},
@@ -48,8 +49,21 @@ MAY_IMPORT = {
         "metrics",
     },
     "appliance/bench/*": {"errors", "bench"},
-    "appliance/stage/*": {"errors", "config", "model_dir", "stage"},
+    "appliance/stage/*": {"errors", "config", "meminfo", "model_dir", "stage"},
     "appliance/tune/*": {"errors", "config", "model_dir", "backends", "tune"},
+    # Looks at what the others read, keep and need, through their own readers; no part of it runs.
+    "appliance/doctor/*": {
+        "errors",
+        "access",
+        "backends.compile_options",
+        "config",
+        "doctor",
+        "listener",
+        "meminfo",
+        "model_dir",
+        "stage",
+        "tune",
+    },
     "appliance/service.py": {"errors", "chat", "metrics"},
 }
 
@@ -71,6 +85,8 @@ LIBRARIES = {
         "appliance/tune/closeness.py",
         "appliance/tune/contestant.py",
         "appliance/tune/tuner.py",
+        # Reads memory as fast as it goes; imported when that is measured.
+        "appliance/doctor/bandwidth.py",
         "provisioning/build_model/*",
     ],
     "tokenizers": ["appliance/chat/*", "provisioning/build_model/*"],
@@ -248,6 +264,7 @@ def test_a_module_says_what_it_is() -> None:
     [
         ("appliance.serve", {"torch", "transformers", "openvino"}),
         ("appliance.backends.loader", {"torch", "transformers"}),
+        ("appliance.doctor.examination", {"torch", "litestar", "openvino", "tokenizers", "numpy"}),
         ("appliance.cli", {"torch", "litestar", "openvino", "tokenizers", "numpy", "httpx"}),
         ("provisioning.build_model.cli", {*HEAVY, "openvino", "numpy", "tokenizers", "httpx"}),
     ],

@@ -11,6 +11,7 @@ from pathlib import Path
 from appliance.config import add_arguments as add_settings
 from appliance.config import load_from_arguments
 from appliance.errors import ConfigError
+from appliance.meminfo import read_meminfo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,4 @@ def run(args: argparse.Namespace) -> int:
 
 def _available_bytes() -> int:
     """Memory that can be had without swapping (proc(5), `MemAvailable`)."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/meminfo has no MemAvailable")
+    return read_meminfo()["MemAvailable"]

@@ -24,8 +24,8 @@ from appliance.model_dir import MANIFEST, FileEntry, Manifest, read_manifest, ve
 CURRENT = "current"
 _PARTIAL = ".partial"
 _PIECE_BYTES = 1 << 20
-# What a service takes beside the copy: the packed weights, about as large, and the rest.
-_SERVICE_BYTES = 512 << 20
+SERVICE_BYTES = 512 << 20
+"""What a service takes beside its packed weights, which are about as large as the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _no_room(num_bytes: int, to: Path, memory_bytes: Callable[[], int]) -> str |
     free = shutil.disk_usage(to).free
     if free < num_bytes + _PIECE_BYTES:
         return f"the model has {_mib(num_bytes)}, {to} has room for {_mib(free)}"
-    needed = 2 * num_bytes + _SERVICE_BYTES
+    needed = 2 * num_bytes + SERVICE_BYTES
     available = memory_bytes()
     if available < needed:
         return f"copy and service need {_mib(needed)} of memory, {_mib(available)} are available"

@@ -12,6 +12,7 @@ import msgspec
 from appliance.backends.model_hash import model_hash
 from appliance.model_dir import Manifest
 
+CPUINFO = Path("/proc/cpuinfo")
 # x86 has the first four; Arm has no name, only numbers.
 _CPU_FIELDS = (
     "model name",
@@ -46,23 +47,29 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return None
 
 
-def identity_of(manifest: Manifest, kv_cache: str) -> Identity:
+def identity_of(
+    manifest: Manifest,
+    kv_cache: str,
+    *,
+    cpuinfo: Path = CPUINFO,
+    num_cpus: int | None = None,
+) -> Identity:
     """This machine, this OpenVINO, this model. Does not import OpenVINO, which would take longer
-    than all else here."""
+    than all else here. `num_cpus` None: those that this process may use."""
     return Identity(
-        cpu=cpu_name(),
-        openvino=_installed("openvino"),
+        cpu=cpu_name(cpuinfo, num_cpus),
+        openvino=installed_version("openvino") or "not installed",
         model=model_hash(manifest),
         kv_cache=kv_cache,
     )
 
 
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def cpu_name(cpuinfo: Path = CPUINFO, num_cpus: int | None = None) -> str:
     """Name, family and stepping as the kernel tells them, and how many CPUs this process may use.
 
     `ONEDNN_MAX_CPU_ISA`, when it is set, is part of the name.
     """
-    parts = [*_cpu_fields(cpuinfo), f"{num_usable_cpus()} CPUs"]
+    parts = [*_cpu_fields(cpuinfo), f"{num_cpus or num_usable_cpus()} CPUs"]
     if limit := os.environ.get(_ISA_VARIABLE):
         parts.append(f"{_ISA_VARIABLE}={limit}")
     return ", ".join(parts)
@@ -73,24 +80,27 @@ def num_usable_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _cpu_fields(cpuinfo: Path) -> Iterator[str]:
-    """Of the first CPU; nothing where the system does not tell."""
-    try:
-        first, _, _ = cpuinfo.read_text(encoding="utf-8", errors="replace").partition("\n\n")
-    except OSError:
-        return
-    told = {name.strip(): value.strip() for name, _, value in _pairs(first)}
-    for field in _CPU_FIELDS:
-        if value := told.get(field):
-            yield value if field == "model name" else f"{field} {value}"
+def first_cpu(cpuinfo: str) -> dict[str, str]:
+    """What the text of /proc/cpuinfo tells of the first CPU, by the kernel's own names."""
+    first, _, _ = cpuinfo.partition("\n\n")
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _pairs(text: str) -> Iterator[tuple[str, str, str]]:
-    return (line.partition(":") for line in text.splitlines())
-
-
-def _installed(package: str) -> str:
+def installed_version(package: str) -> str | None:
+    """The version that is installed, without importing it; None: it is not."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return None
+
+
+def _cpu_fields(cpuinfo: Path) -> Iterator[str]:
+    """Nothing where the system does not tell."""
+    try:
+        told = first_cpu(cpuinfo.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return
+    for field in _CPU_FIELDS:
+        if value := told.get(field):
+            yield value if field == "model name" else f"{field} {value}"

@@ -62,14 +62,14 @@ def status(profile: Profile, machine: Machine) -> list[Outcome]:
             outcomes.append(Outcome(one.knob, f"left alone: {one.why}"))
             continue
         remembered = memory.get(one.place.address)
-        before = f", before: {_brief(remembered.old)}" if remembered else ""
+        before = f", before: {brief(remembered.old)}" if remembered else ""
         try:
             now = one.place.read()
         except OSError as error:
             outcomes.append(_failed(one, error))
             continue
-        wanted = "as wished" if now == one.value else f"wished: {_brief(one.value)}"
-        outcomes.append(Outcome(one.knob, f"{_at(one.place)}{_brief(now)}, {wanted}{before}"))
+        wanted = "as wished" if now == one.value else f"wished: {brief(one.value)}"
+        outcomes.append(Outcome(one.knob, f"{_at(one.place)}{brief(now)}, {wanted}{before}"))
     return outcomes
 
 
@@ -78,16 +78,16 @@ def _do(step: Step, memory: Memory) -> Outcome:
     try:
         before = place.read()
         if before == step.value:
-            return Outcome(step.knob, f"{_at(place)}{_brief(before)} already{because}")
+            return Outcome(step.knob, f"{_at(place)}{brief(before)} already{because}")
         memory.remember(Remembered(step.knob, place.address, before, step.value))
         place.write(step.value)
         after = place.read()
     except OSError as error:
         return _failed(step, error)
     if after != step.value:
-        text = f"{_at(place)}still {_brief(after)} after {_brief(step.value)} was written"
+        text = f"{_at(place)}still {brief(after)} after {brief(step.value)} was written"
         return Outcome(step.knob, text, has_failed=True)
-    text = f"{_at(place)}{_brief(before)} -> {_brief(after)}{because}"
+    text = f"{_at(place)}{brief(before)} -> {brief(after)}{because}"
     return Outcome(step.knob, text)
 
 
@@ -96,12 +96,12 @@ def _undo(one: Remembered, memory: Memory, machine: Machine) -> Outcome:
         place = place_at(one.address, machine.root, machine.tools)
         now = place.read()
         if now == one.old:
-            text = f"{_at(place)}{_brief(now)} already"
+            text = f"{_at(place)}{brief(now)} already"
         elif now != one.new:
-            text = f"{_at(place)}left alone: somebody has set it to {_brief(now)} since"
+            text = f"{_at(place)}left alone: somebody has set it to {brief(now)} since"
         else:
             place.write(one.old)
-            text = f"{_at(place)}{_brief(now)} -> {_brief(one.old)}"
+            text = f"{_at(place)}{brief(now)} -> {brief(one.old)}"
     except (OSError, ValueError) as error:
         return Outcome(one.knob, f"cannot be restored: {error}", has_failed=True)
     memory.forget(one)
@@ -122,7 +122,7 @@ def _at(place: Place) -> str:
     return f"{parent}: " if parent.startswith("policy") else ""
 
 
-def _brief(value: str | None) -> str:
+def brief(value: str | None) -> str:
     """A value in a word: of a drop-in its setting."""
     if value is None:
         return "nothing"

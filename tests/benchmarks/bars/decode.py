@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.harness.bandwidth import MemoryReader, weight_bytes_per_token
+from appliance.doctor.bandwidth import MemoryReader
+from appliance.doctor.weight_bytes import weight_bytes_per_token
 from tests.benchmarks.harness.comparison import Limit, Row
 from tests.benchmarks.harness.lab import Lab
 from tests.benchmarks.harness.worker import Worker

@@ -1,24 +1,17 @@
-"""What is done before anything is measured: arguments, conversions, venvs, weights to read."""
+"""What is done before anything is measured: arguments, conversions, venvs."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-import numpy as np
-import openvino as ov
 import pytest
-from openvino import opset13 as ops
 
-from appliance.model_dir import MODEL_BIN, MODEL_XML
 from tests.benchmarks.harness import arguments
-from tests.benchmarks.harness.bandwidth import weight_bytes_per_token
 from tests.benchmarks.harness.fleet import UnavailableError
 from tests.benchmarks.peers import venv
 from tests.benchmarks.peers.inputs import published
 from tests.benchmarks.peers.venv import PeerVenv
-
-_VOCAB, _WIDTH = 50, 4
 
 
 def parse(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
@@ -76,24 +69,3 @@ def test_a_venv_that_cannot_be_made_says_why_and_does_not_count_as_made(
     with pytest.raises(UnavailableError, match=r"^\.venv-bench-peer cannot be made: no ensurepip"):
         peer.ensure()
     assert not (peer.path / "stamp").exists()
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_an_embedding_that_is_only_looked_up_is_not_read(tmp_path: Path, tied: bool) -> None:
-    ids = ops.parameter([-1, -1], np.int64, name="input_ids")
-    ids.output(0).set_names({"input_ids"})
-    embedding = _compressed(np.ones((_VOCAB, _WIDTH), np.int8))
-    hidden = ops.gather(embedding, ids, np.int64(0))
-    head = embedding if tied else _compressed(np.full((_VOCAB, _WIDTH), 2, np.int8))
-    model = ov.Model([ops.result(ops.matmul(hidden, head, False, True))], [ids], "lm")
-    ov.save_model(model, tmp_path / MODEL_XML, compress_to_fp16=False)
-    total = (tmp_path / MODEL_BIN).stat().st_size
-    only_looked_up = 0 if tied else _VOCAB * _WIDTH + _VOCAB * 2
-    assert weight_bytes_per_token(tmp_path) == total - only_looked_up
-
-
-def _compressed(weights: np.ndarray) -> ov.Node:
-    """As weight compression writes it: INT8, to float16, times a scale per row, to float32."""
-    scales = np.linspace(1, 2, len(weights), dtype=np.float16)[:, None] + weights[0, 0]
-    scaled = ops.multiply(ops.convert(ops.constant(weights), np.float16), ops.constant(scales))
-    return ops.convert(scaled, np.float32)

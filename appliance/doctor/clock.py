@@ -1,0 +1,114 @@
+"""The knobs of `tune host`, as they are and as the profile wishes them, and caps on the clock."""
+
+from __future__ import annotations
+
+from appliance.doctor.box import Box
+from appliance.doctor.finding import Section
+from appliance.doctor.units import TUNE
+from appliance.errors import ConfigError
+from appliance.tune.host.host import brief
+from appliance.tune.host.plan import Skip, Step, plan
+from appliance.tune.host.profile import OWN, Profile, read_profile
+
+_CPUFREQ = "sys/devices/system/cpu/cpufreq"
+_MAX_PERCENT = "sys/devices/system/cpu/intel_pstate/max_perf_pct"
+# These make every token slower; the others, a little and sometimes.
+_SLOW = ("governor", "energy_performance_preference", "turbo", "cpu_affinity")
+
+
+def examine(box: Box) -> Section:
+    """A finding per knob. While no service runs, knobs are as the rest of the box wants them."""
+    section = Section("clock")
+    knobs: dict[str, list[Step | Skip]] = {}
+    for one in plan(_profile(section, box), box.machine):
+        knobs.setdefault(one.knob, []).append(one)
+    for knob, entries in knobs.items():
+        if knob == "cpu_affinity" and not box.is_installed:
+            continue  # it is written for a unit that is not here
+        steps = [one for one in entries if isinstance(one, Step)]
+        skips = [one for one in entries if isinstance(one, Skip)]
+        if skips:
+            _examine_skip(section, skips[0], box)
+        if steps:
+            _examine_steps(section, knob, steps, box)
+    _examine_caps(section, box)
+    return section
+
+
+def _profile(section: Section, box: Box) -> Profile:
+    own = box.machine.root / OWN.relative_to("/")
+    try:
+        return read_profile(own if box.machine.has(str(OWN.relative_to("/"))) else None)
+    except (ConfigError, OSError) as error:
+        section.problem("profile", str(error), f"put {OWN} right, or remove it")
+        return read_profile(None)
+
+
+def _examine_skip(section: Section, skip: Skip, box: Box) -> None:
+    section.facts.setdefault(skip.knob, {"now": None, "wished": None, "why": skip.why})
+    told = f"{skip.knob} left alone: {skip.why}"
+    if skip.knob == "governor" and not box.find(f"{_CPUFREQ}/policy*"):
+        section.note(skip.knob, told)
+    else:
+        section.ok(skip.knob, told)
+
+
+def _examine_steps(section: Section, knob: str, steps: list[Step], box: Box) -> None:
+    values: list[str] = []
+    wished = brief(steps[0].value)
+    for step in steps:
+        try:
+            values.append(brief(step.place.read()))
+        except OSError as error:
+            box.unreadable[step.place.address.partition(":")[2] or step.place.address] = (
+                error.strerror or str(error)
+            )
+    section.facts[knob] = {"now": values, "wished": wished}
+    others = sorted(set(values) - {wished})
+    if not values:
+        section.note(knob, f"{knob} cannot be read", "run doctor with sudo")
+    elif not others:
+        section.ok(knob, f"{knob} is {wished}")
+    elif not box.is_in_use:
+        _examine_idle(section, f"{knob} is {' and '.join(others)}", wished, knob, box)
+    else:
+        told = f"{knob} is {' and '.join(others)} while a service runs; wished: {wished}"
+        by_unit = box.unit_is(TUNE, "active")
+        remedy = f"sudo systemctl restart {TUNE}" if by_unit else _apply_by_hand()
+        (section.problem if knob in _SLOW else section.note)(knob, told, remedy)
+
+
+def _examine_idle(section: Section, told: str, wished: str, knob: str, box: Box) -> None:
+    if box.is_installed:
+        section.ok(knob, f"{told}; {wished} while the service runs")
+    else:
+        section.note(knob, f"{told}; wished while a service runs: {wished}", _apply_by_hand())
+
+
+def _apply_by_hand() -> str:
+    return "sudo qwen-appliance tune host --apply"
+
+
+def _examine_caps(section: Section, box: Box) -> None:
+    """Limits that somebody else has set below what the CPU can do."""
+    caps = []
+    for policy in box.find(f"{_CPUFREQ}/policy*"):
+        most = box.number(f"{policy}/cpuinfo_max_freq")
+        allowed = box.number(f"{policy}/scaling_max_freq")
+        if most and allowed and allowed < most:
+            caps.append((allowed, most))
+    section.facts["capped_khz"] = min(caps)[0] if caps else None
+    if caps:
+        allowed, most = min(caps)
+        section.problem(
+            "cap",
+            f"the clock is capped at {allowed / 1e6:.1f} of {most / 1e6:.1f} GHz",
+            "find who wrote scaling_max_freq (tlp, a power manager), and put it back",
+        )
+    percent = box.number(_MAX_PERCENT)
+    if percent is not None and percent < 100:
+        section.problem(
+            "max_perf_pct",
+            f"the clock is capped at {percent} % (intel_pstate/max_perf_pct)",
+            f"echo 100 | sudo tee /{_MAX_PERCENT}",
+        )
