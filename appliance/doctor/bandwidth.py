@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -13,6 +14,15 @@ import numpy as np
 BUFFER_BYTES = 512 << 20
 """Far above any last-level cache of the boxes this is for."""
 _READS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The best pass over the buffer. `cpu_share` is how much of its CPUs' time it got: well below
+    1 when other programs, or a quota, kept them from it, and then memory can do more than this."""
+
+    bytes_per_s: float
+    cpu_share: float
 
 
 class MemoryReader:
@@ -37,7 +47,7 @@ class MemoryReader:
         )
         buffer = np.ones(self._buffer_bytes // 4, dtype=np.int32)
         self._parts = np.array_split(buffer, num_threads)
-        self.bytes_per_s()  # touches every page, wakes the threads
+        self.read()  # touches every page, wakes the threads
         return self
 
     def __exit__(
@@ -49,19 +59,20 @@ class MemoryReader:
         self._pool.shutdown()
         self._parts = []
 
-    def bytes_per_s(self, seconds: float = 0.0, watch: Callable[[], None] | None = None) -> float:
-        """The best of several reads: what memory can give, not what it gave in a bad moment.
+    def bytes_per_s(self) -> float:
+        """Of the best of three passes: what memory can give, not what it gave in a bad moment."""
+        return self.read().bytes_per_s
 
-        Three reads, and as many more as begin within `seconds`; `watch` is called after each, while
-        the cores are still warm.
-        """
-        begun_all, best = time.perf_counter(), float("inf")
-        num_reads = 0
-        while num_reads < _READS or time.perf_counter() - begun_all < seconds:
-            begun = time.perf_counter()
+    def read(self, seconds: float = 0.0, watch: Callable[[], None] | None = None) -> Reading:
+        """Three passes, and as many more as begin within `seconds`; `watch` is called after each,
+        while the cores are still warm."""
+        readings: list[Reading] = []
+        end = time.perf_counter() + seconds
+        while len(readings) < _READS or time.perf_counter() < end:
+            begun, used = time.perf_counter(), time.process_time()
             list(self._pool.map(np.max, self._parts))
-            best = min(best, time.perf_counter() - begun)
-            num_reads += 1
+            took, used = time.perf_counter() - begun, time.process_time() - used
+            readings.append(Reading(self._buffer_bytes / took, used / took / len(self._parts)))
             if watch is not None:
                 watch()
-        return self._buffer_bytes / best
+        return max(readings, key=lambda one: one.bytes_per_s)

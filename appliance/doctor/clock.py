@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from appliance.doctor.box import Box
 from appliance.doctor.finding import Section
-from appliance.doctor.units import TUNE
+from appliance.doctor.units import SERVICE, TUNE
 from appliance.errors import ConfigError
+from appliance.tune.host.cpu_list import parse_cpus
 from appliance.tune.host.host import brief
 from appliance.tune.host.plan import Skip, Step, plan
 from appliance.tune.host.profile import OWN, Profile, read_profile
 
 _CPUFREQ = "sys/devices/system/cpu/cpufreq"
 _MAX_PERCENT = "sys/devices/system/cpu/intel_pstate/max_perf_pct"
+_ALLOWED = re.compile(r"^Cpus_allowed_list:\s*(\S+)", re.MULTILINE)
 # These make every token slower; the others, a little and sometimes.
 _SLOW = ("governor", "energy_performance_preference", "turbo", "cpu_affinity")
 
@@ -19,6 +23,7 @@ _SLOW = ("governor", "energy_performance_preference", "turbo", "cpu_affinity")
 def examine(box: Box) -> Section:
     """A finding per knob. While no service runs, knobs are as the rest of the box wants them."""
     section = Section("clock")
+    section.facts["policies"] = len(box.find(f"{_CPUFREQ}/policy*"))
     knobs: dict[str, list[Step | Skip]] = {}
     for one in plan(_profile(section, box), box.machine):
         knobs.setdefault(one.knob, []).append(one)
@@ -31,6 +36,7 @@ def examine(box: Box) -> Section:
             _examine_skip(section, skips[0], box)
         if steps:
             _examine_steps(section, knob, steps, box)
+    _examine_affinity(section, knobs.get("cpu_affinity", []), box)
     _examine_caps(section, box)
     return section
 
@@ -47,9 +53,9 @@ def _profile(section: Section, box: Box) -> Profile:
 def _examine_skip(section: Section, skip: Skip, box: Box) -> None:
     section.facts.setdefault(skip.knob, {"now": None, "wished": None, "why": skip.why})
     told = f"{skip.knob} left alone: {skip.why}"
-    if skip.knob == "governor" and not box.find(f"{_CPUFREQ}/policy*"):
+    if skip.knob == "governor" and not section.facts["policies"]:
         section.note(skip.knob, told)
-    else:
+    elif skip.knob != "energy_performance_preference" or section.facts["policies"]:
         section.ok(skip.knob, told)
 
 
@@ -87,6 +93,26 @@ def _examine_idle(section: Section, told: str, wished: str, knob: str, box: Box)
 
 def _apply_by_hand() -> str:
     return "sudo qwen-appliance tune host --apply"
+
+
+def _examine_affinity(section: Section, entries: list[Step | Skip], box: Box) -> None:
+    """Where the running service really is; a drop-in counts from its next start only."""
+    pid = box.units[SERVICE].main_pid if box.is_installed else 0
+    status = box.text(f"proc/{pid}/status") if pid else None
+    match = _ALLOWED.search(status or "")
+    section.facts["service_cpus"] = match[1] if match else None
+    wishes = [brief(one.value).partition("=")[2] for one in entries if isinstance(one, Step)]
+    if match is None or not wishes:
+        return
+    told = f"the service runs on CPUs {match[1]}"
+    if parse_cpus(match[1]) == parse_cpus(wishes[0]):
+        section.ok("service_cpus", told)
+    else:
+        section.problem(
+            "service_cpus",
+            f"{told}; wished: {wishes[0]}",
+            f"sudo systemctl restart {SERVICE}",
+        )
 
 
 def _examine_caps(section: Section, box: Box) -> None:

@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from appliance.doctor.memory_limit import memory_limit
 from appliance.doctor.throttling import Throttling, clock_khz, read_throttling
 from appliance.meminfo import read_meminfo
+
+if TYPE_CHECKING:
+    from appliance.doctor.bandwidth import Reading
 
 _SECONDS = 0.8
 _LARGEST_BYTES = 256 << 20
 _SMALLEST_BYTES = 64 << 20  # less fits into caches
 _SHARE = 8  # of the available memory, at most one part in so many
 
-Meter = Callable[[frozenset[int], int, Callable[[], None]], float]
-"""CPUs, bytes of the buffer, what to call after each read -> bytes per second."""
+Meter = Callable[[frozenset[int], int, Callable[[], None]], "Reading"]
+"""CPUs, bytes of the buffer, what to call after each pass -> the best pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """`clock_khz` is the fastest that any of the CPUs ran at meanwhile; None where nobody tells."""
 
-    bytes_per_s: float
+    reading: Reading
     before: Throttling
     after: Throttling
     clock_khz: int | None
@@ -36,13 +40,13 @@ class Unmeasured:
     why: str
 
 
-def read_memory(cpus: frozenset[int], buffer_bytes: int, watch: Callable[[], None]) -> float:
+def read_memory(cpus: frozenset[int], buffer_bytes: int, watch: Callable[[], None]) -> Reading:
     """The meter of real boxes."""
     # Imported here: without a measurement nobody waits for numpy.
     from appliance.doctor.bandwidth import MemoryReader
 
     with MemoryReader(cpus, buffer_bytes) as memory:
-        return memory.bytes_per_s(_SECONDS, watch)
+        return memory.read(_SECONDS, watch)
 
 
 def measure(meter: Meter | None, root: Path, cpus: frozenset[int]) -> Measured | Unmeasured:
@@ -64,8 +68,8 @@ def measure(meter: Meter | None, root: Path, cpus: frozenset[int]) -> Measured |
 
     before = read_throttling(root)
     try:
-        speed = meter(cpus, min(spare, _LARGEST_BYTES), watch)
+        reading = meter(cpus, min(spare, _LARGEST_BYTES), watch)
     # numpy says both, on a CPU that its build is not for.
     except (OSError, MemoryError, ImportError, RuntimeError) as error:
         return Unmeasured(f"{type(error).__name__}: {error}")
-    return Measured(speed, before, read_throttling(root), max(clocks, default=None))
+    return Measured(reading, before, read_throttling(root), max(clocks, default=None))

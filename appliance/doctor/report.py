@@ -33,11 +33,11 @@ def as_text(sections: Sequence[Section]) -> Iterator[str]:
         yield ""
     counts = count(sections)
     yield ", ".join(
-        f"{counts[level.value]} {told}"
-        for level, told in (
-            (Level.PROBLEM, "problems"),
-            (Level.NOTE, "notes"),
-            (Level.OK, "as it should be"),
+        f"{counts[level.value]} {one if counts[level.value] == 1 else several}"
+        for level, one, several in (
+            (Level.PROBLEM, "problem", "problems"),
+            (Level.NOTE, "note", "notes"),
+            (Level.OK, "as it should be", "as they should be"),
         )
     )
 

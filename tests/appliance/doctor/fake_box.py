@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config import load_config
+from appliance.doctor.bandwidth import Reading
 from appliance.doctor.box import Box
 from appliance.doctor.examination import examine
 from appliance.doctor.finding import Finding, Level, Section
@@ -61,14 +62,16 @@ class FakeSystemd(FakeTools):
 
 
 def meter(
-    bytes_per_s: float = N100_BYTES_PER_S, while_it_runs: Callable[[], None] = lambda: None
+    bytes_per_s: float = N100_BYTES_PER_S,
+    while_it_runs: Callable[[], None] = lambda: None,
+    cpu_share: float = 0.97,
 ) -> Meter:
     """A measurement that takes no time."""
 
-    def measure(cpus: frozenset[int], buffer_bytes: int, watch: Callable[[], None]) -> float:
+    def measure(cpus: frozenset[int], buffer_bytes: int, watch: Callable[[], None]) -> Reading:
         while_it_runs()
         watch()
-        return bytes_per_s
+        return Reading(bytes_per_s, cpu_share)
 
     return measure
 

@@ -185,7 +185,7 @@ def test_lines_fit_a_terminal(n100: FakeBox) -> None:
     assert max(map(len, lines)) <= 80
     assert [line for line in lines if line.startswith("cpu")] == ["cpu"]
     assert "  ok      governor is performance" in lines
-    assert re.fullmatch(r"0 problems, 3 notes, \d\d as it should be", lines[-1])
+    assert re.fullmatch(r"0 problems, 3 notes, \d\d as they should be", lines[-1])
 
 
 def test_a_remedy_stands_below_its_finding() -> None:
@@ -196,7 +196,7 @@ def test_a_remedy_stands_below_its_finding() -> None:
     assert lines[-3:] == [
         "          -> clean the fan",
         "",
-        "1 problems, 0 notes, 0 as it should be",
+        "1 problem, 0 notes, 0 as they should be",
     ]
 
 
@@ -213,8 +213,10 @@ def test_reading_memory_keeps_to_its_time() -> None:
     watched = []
     begun = time.monotonic()
     with MemoryReader(buffer_bytes=8 << 20) as memory:
-        assert memory.bytes_per_s(0.2, lambda: watched.append(1)) > 1e8
+        reading = memory.read(0.2, lambda: watched.append(1))
     assert 0.2 < time.monotonic() - begun < 5
+    assert reading.bytes_per_s > 1e8
+    assert 0 < reading.cpu_share < 1.5
     assert len(watched) > 3
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.doctor.bandwidth import Reading
 from appliance.doctor.measuring import Measured, measure
+from appliance.doctor.units import SERVICE
 from appliance.tune.host.plan import AFFINITY
 from tests import fake_machine
 from tests.appliance.doctor import fake_box
@@ -80,6 +82,16 @@ class TestClock:
     def test_a_drop_in_that_is_gone_is_a_problem(self, n100: FakeBox) -> None:
         (n100.root / AFFINITY).unlink()
         assert "clock.cpu_affinity" in n100.examine().problems()
+
+    def test_where_the_service_really_runs(self, n100: FakeBox) -> None:
+        n100.tools.units[SERVICE]["MainPID"] = "77"
+        status = "Name:\tqwen\nCpus_allowed:\tf\nCpus_allowed_list:\t"
+        write(n100.root, {"proc/77/status": status + "0-3\nMems_allowed:\t1"})
+        assert n100.examine().level("clock.service_cpus") == "ok"
+        write(n100.root, {"proc/77/status": status + "0,2"})
+        found = n100.examine()
+        assert found.problems() == ["clock.service_cpus"]
+        assert found["clock.service_cpus"].text == "the service runs on CPUs 0,2; wished: 0-3"
 
     def test_a_profile_with_a_mistake_does_not_hide_the_rest(self, n100: FakeBox) -> None:
         write(n100.root, {"etc/qwen-appliance/tune.yaml": "governer:\n  value: x"})
@@ -187,9 +199,9 @@ class TestCpu:
         system_files(root, cpu="13th Gen Intel(R) Core(TM) i5-1340P", flags=fake_box.FLAGS)
         asked: list[frozenset[int]] = []
 
-        def watched(cpus: frozenset[int], buffer_bytes: int, watch: object) -> float:
+        def watched(cpus: frozenset[int], buffer_bytes: int, watch: object) -> Reading:
             asked.append(cpus)
-            return 30e9
+            return Reading(30e9, 1.0)
 
         box = FakeBox(root, num_cpus=12, settings={"server.port": "0"})
         found = box.examine(watched)
@@ -245,8 +257,15 @@ class TestDecode:
         one_gather(model, num_bytes=494_000_000)
         assert n100.examine(meter(bytes_per_s), checksums=False).level("decode.floor") == level
 
+    def test_a_busy_box_is_not_blamed(self, n100: FakeBox, model: Path) -> None:
+        one_gather(model, num_bytes=494_000_000)
+        found = n100.examine(meter(10e9, cpu_share=0.4), checksums=False)
+        assert found.problems() == []
+        assert "with 40% of their time" in found["decode.bandwidth"].text
+        assert found.level("decode.floor") == "note"
+
     def test_a_measurement_that_cannot_be_made_is_a_note(self, n100: FakeBox) -> None:
-        def broken(*_: object) -> float:
+        def broken(*_: object) -> Reading:
             raise RuntimeError("NumPy was built with baseline optimizations: (X86_V2)")
 
         found = n100.examine(broken)
@@ -256,9 +275,9 @@ class TestDecode:
     def test_a_buffer_takes_an_eighth_of_what_is_free(self, virtual: FakeBox) -> None:
         asked: list[int] = []
 
-        def watched(cpus: object, buffer_bytes: int, watch: object) -> float:
+        def watched(cpus: object, buffer_bytes: int, watch: object) -> Reading:
             asked.append(buffer_bytes)
-            return 1e9
+            return Reading(1e9, 1.0)
 
         for available_kb in (800_000, 7_000_000):
             system_files(virtual.root, cpu="x", flags="avx2", available_kb=available_kb)
@@ -303,4 +322,4 @@ def test_a_file_that_may_not_be_read_is_told(n100: FakeBox) -> None:
 def test_measured_says_what_the_clock_did(n100: FakeBox) -> None:
     measured = measure(meter(1e9), n100.root, frozenset(range(4)))
     assert isinstance(measured, Measured)
-    assert (measured.bytes_per_s, measured.clock_khz) == (1e9, 2900000)
+    assert (measured.reading.bytes_per_s, measured.clock_khz) == (1e9, 2900000)
