@@ -18,6 +18,7 @@ from appliance.tune.host.plan import Machine
 from appliance.tune.host.topology import choose_cpus
 
 _CACHE_OF_UNIT = "var/cache/qwen-appliance"
+_CONTAINERS = ("run/systemd/container", ".dockerenv", "run/.containerenv")
 # Files that are there and have nothing to say: a sensor that is switched off, for one.
 _SILENT = (errno.ENOENT, errno.ENOTDIR, errno.ENODATA, errno.EAGAIN, errno.ENODEV)
 
@@ -109,6 +110,11 @@ class Box:
     def measured(self) -> Measured | Unmeasured:
         """Memory's speed, and what the clock did meanwhile."""
         return measure(self.meter, self.machine.root, self.cpus[0])
+
+    @property
+    def is_container(self) -> bool:
+        """Whether kernel and clock are another system's."""
+        return any(self.machine.has(path) for path in _CONTAINERS)
 
     @property
     def cache_dir(self) -> Path | None:

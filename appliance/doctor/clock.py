@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from appliance.doctor.box import Box
@@ -43,10 +44,15 @@ def examine(box: Box) -> Section:
 
 def _profile(section: Section, box: Box) -> Profile:
     own = box.machine.root / OWN.relative_to("/")
+    if not os.path.lexists(own):  # or out of this user's reach, which looks the same
+        return read_profile(None)
     try:
-        return read_profile(own if box.machine.has(str(OWN.relative_to("/"))) else None)
-    except (ConfigError, OSError) as error:
-        section.problem("profile", str(error), f"put {OWN} right, or remove it")
+        return read_profile(own)
+    except ConfigError as error:
+        if os.access(own, os.R_OK):
+            section.problem("profile", str(error), f"put {OWN} right, or remove it")
+        else:
+            box.unreadable[str(OWN)] = "Permission denied"
         return read_profile(None)
 
 
@@ -61,10 +67,10 @@ def _examine_skip(section: Section, skip: Skip, box: Box) -> None:
 
 def _examine_steps(section: Section, knob: str, steps: list[Step], box: Box) -> None:
     values: list[str] = []
-    wished = brief(steps[0].value)
+    wished = _word(knob, steps[0].value, steps[0])
     for step in steps:
         try:
-            values.append(brief(step.place.read()))
+            values.append(_word(knob, step.place.read(), step))
         except OSError as error:
             box.unreadable[step.place.address.partition(":")[2] or step.place.address] = (
                 error.strerror or str(error)
@@ -84,6 +90,15 @@ def _examine_steps(section: Section, knob: str, steps: list[Step], box: Box) -> 
         (section.problem if knob in _SLOW else section.note)(knob, told, remedy)
 
 
+def _word(knob: str, value: str | None, step: Step) -> str:
+    """A value as people say it: switches of turbo are files with 0 and 1, some upside down."""
+    if knob == "turbo":
+        is_inverted = step.place.address.endswith("no_turbo")
+        return "on" if (value == "1") != is_inverted else "off"
+    told = brief(value)
+    return told.removeprefix("CPUAffinity=") if knob == "cpu_affinity" else told
+
+
 def _examine_idle(section: Section, told: str, wished: str, knob: str, box: Box) -> None:
     if box.is_installed:
         section.ok(knob, f"{told}; {wished} while the service runs")
@@ -101,7 +116,7 @@ def _examine_affinity(section: Section, entries: list[Step | Skip], box: Box) ->
     status = box.text(f"proc/{pid}/status") if pid else None
     match = _ALLOWED.search(status or "")
     section.facts["service_cpus"] = match[1] if match else None
-    wishes = [brief(one.value).partition("=")[2] for one in entries if isinstance(one, Step)]
+    wishes = [_word(one.knob, one.value, one) for one in entries if isinstance(one, Step)]
     if match is None or not wishes:
         return
     told = f"the service runs on CPUs {match[1]}"

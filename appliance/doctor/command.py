@@ -15,6 +15,8 @@ from appliance.errors import ConfigError
 PROBLEMS_FOUND = 8
 """The exit code when something is wrong; no error ends with it."""
 
+_INTERRUPTED = 130  # as shells report a process that SIGINT ended
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the service's settings, and what to leave out."""
@@ -48,7 +50,11 @@ def run(args: argparse.Namespace) -> int:
         checksums=not args.no_checksums,
         config_fault=fault,
     )
-    sections = examine(box)
+    try:
+        sections = examine(box)
+    except KeyboardInterrupt:
+        sys.stderr.write("qwen-appliance doctor: interrupted\n")
+        return _INTERRUPTED
     if args.json:
         now = datetime.datetime.now(datetime.timezone.utc)
         sys.stdout.write(as_json(sections, now.isoformat(timespec="seconds")))

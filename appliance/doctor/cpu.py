@@ -21,11 +21,6 @@ _WIDE = {
 }
 _INT8 = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 _LESSER = "ONEDNN_MAX_CPU_ISA"
-_ANYTHING_VIRTUAL = (
-    ("run/systemd/container", "in a container"),
-    (".dockerenv", "in a container"),
-    ("run/.containerenv", "in a container"),
-)
 
 
 def examine(box: Box) -> Section:
@@ -82,9 +77,8 @@ def _by_numbers(cpuinfo: dict[str, str]) -> str | None:
 
 
 def _where(box: Box, flags: frozenset[str]) -> str:
-    for path, told in _ANYTHING_VIRTUAL:
-        if box.machine.has(path):
-            return told
+    if box.is_container:
+        return "in a container"
     return "in a virtual machine" if "hypervisor" in flags else "on bare metal"
 
 

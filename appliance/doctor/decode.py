@@ -25,6 +25,7 @@ def examine(box: Box) -> Section:
         floor_ms=None,
         budget_ms=BUDGET_MS,
         cpu_share=None,
+        busiest=None,
         load_average=_load(),
     )
     measured = box.measured
@@ -34,12 +35,14 @@ def examine(box: Box) -> Section:
     reading = measured.reading
     section.facts["bandwidth_bytes_per_s"] = round(reading.bytes_per_s)
     section.facts["cpu_share"] = round(reading.cpu_share, 3)
+    section.facts["busiest"] = measured.busiest
     is_disturbed = reading.cpu_share < _UNDISTURBED
     told = f"{len(box.cpus[0])} CPUs read {reading.bytes_per_s / 1e9:.1f} GB/s of memory"
     if is_disturbed:
         section.note(
             "bandwidth",
-            f"{told}, with {reading.cpu_share:.0%} of their time: something else works here",
+            f"{told}, but had only {reading.cpu_share:.0%} of their time; most of the rest went "
+            f"to {measured.busiest or 'others, or a quota is set'}",
             "measure again when the box is quiet",
         )
     else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.doctor.busiest import busiest, cpu_times
 from appliance.doctor.memory_limit import memory_limit
 from appliance.doctor.throttling import Throttling, clock_khz, read_throttling
 from appliance.meminfo import read_meminfo
@@ -25,12 +26,14 @@ Meter = Callable[[frozenset[int], int, Callable[[], None]], "Reading"]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """`clock_khz` is the fastest that any of the CPUs ran at meanwhile; None where nobody tells."""
+    """`clock_khz` is the fastest that any of the CPUs ran at meanwhile, None where nobody tells;
+    `busiest` is who else worked the most, None: nobody to speak of."""
 
     reading: Reading
     before: Throttling
     after: Throttling
     clock_khz: int | None
+    busiest: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,16 @@ def measure(meter: Meter | None, root: Path, cpus: frozenset[int]) -> Measured |
     def watch() -> None:
         clocks.extend(khz for cpu in cpus if (khz := clock_khz(root, cpu)) is not None)
 
-    before = read_throttling(root)
+    before, others = read_throttling(root), cpu_times(root)
     try:
         reading = meter(cpus, min(spare, _LARGEST_BYTES), watch)
     # numpy says both, on a CPU that its build is not for.
     except (OSError, MemoryError, ImportError, RuntimeError) as error:
         return Unmeasured(f"{type(error).__name__}: {error}")
-    return Measured(reading, before, read_throttling(root), max(clocks, default=None))
+    return Measured(
+        reading=reading,
+        before=before,
+        after=read_throttling(root),
+        clock_khz=max(clocks, default=None),
+        busiest=busiest(others, cpu_times(root)),
+    )

@@ -6,7 +6,10 @@ from appliance.doctor.box import Box
 from appliance.doctor.finding import Section
 from appliance.doctor.memory_limit import memory_limit
 from appliance.meminfo import read_meminfo
+from appliance.model_dir import Manifest
 from appliance.stage.staging import SERVICE_BYTES
+
+_LAST_BYTES = 128 << 20
 
 
 def examine(box: Box) -> Section:
@@ -49,9 +52,18 @@ def _examine_room(
         told += f", this container or session may use {_gb(limit)}"
         room = min(available, limit)
     manifest = box.model.manifest
-    if manifest is None or box.is_in_use:
+    if box.is_in_use and room < _LAST_BYTES:
+        section.problem(
+            "ram", f"{told}: the kernel may soon end a program", "see who takes it: top -o %MEM"
+        )
+    elif manifest is None or box.is_in_use:
         section.ok("ram", told)
-        return
+    else:
+        _examine_need(section, told, room, manifest)
+
+
+def _examine_need(section: Section, told: str, room: int, manifest: Manifest) -> None:
+    """Before a start: what the service and the copy of its model will take."""
     model = sum(entry.size_bytes for entry in manifest.files.values())
     needed = model + SERVICE_BYTES
     if room < needed:

@@ -8,6 +8,7 @@ from appliance.doctor.box import Box
 from appliance.doctor.finding import Section
 from appliance.doctor.units import SERVICE, STAGE
 from appliance.model_dir import MANIFEST, Manifest, Quality
+from appliance.tune.identity import installed_version
 
 _STAGED = "run/qwen-appliance/model/current"
 _BUILD = "./provisioning/build-model.sh --source SRC --out DIR"
@@ -52,6 +53,7 @@ def _examine_manifest(
         )
         size = sum(entry.size_bytes for entry in manifest.files.values()) / 1e6
         section.ok("dir", f"{directory}: {size:.0f} MB, {checked}")
+    _examine_versions(section, manifest)
     weights = manifest.weights
     per = "per channel" if weights.group_size == -1 else f"groups of {weights.group_size}"
     kind = "symmetric" if weights.symmetric else "asymmetric"
@@ -63,6 +65,21 @@ def _examine_manifest(
             "licence", f"{manifest.source.spec} names no licence", "find out before others use it"
         )
     _examine_quality(section, manifest.quality)
+
+
+def _examine_versions(section: Section, manifest: Manifest) -> None:
+    built, here = manifest.versions.get("openvino"), installed_version("openvino")
+    if built and here and _release(built) > _release(here):
+        section.note(
+            "openvino",
+            f"built with OpenVINO {built}, newer than {here} here",
+            "install the version of qwen-appliance that built it, or build it again here",
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Year and number, which an IR depends on; the third part is for corrections."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
 
 
 def _examine_quality(section: Section, quality: Quality | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from appliance.access.key_file import read_keys
 from appliance.access.place import with_key_file
-from appliance.config import Config, fill_defaults
+from appliance.config import Config
 from appliance.doctor.box import Box
 from appliance.doctor.finding import Section
 from appliance.doctor.health import free_or_why
@@ -53,19 +53,15 @@ def _exists(path: object) -> bool:
 
 
 def _examine_keys(section: Section, box: Box) -> None:
-    loaded = box.loaded
-    credential = box.machine.root / _KEYS_OF_UNIT
-    if box.is_installed and os.path.exists(credential):
-        loaded = fill_defaults(loaded, {"server.api_keys_file": str(credential)}, "credential")
-    path = with_key_file(loaded, box.env).config.server.api_keys_file
+    path = _keys_file(box)
     section.facts.update(api_keys_file=str(path) if path else None, api_keys=None)
     if path is None:
-        _examine_exposure(section, loaded.config)
+        _examine_exposure(section, box.loaded.config)
         return
     try:
         names = [record.name for record in read_keys(path)]
     except PermissionError:
-        section.note("keys", f"{path} is not ours to read, as it should be", "run doctor with sudo")
+        section.note("keys", f"{path} is out of this user's reach", "run doctor with sudo")
         return
     except (OSError, ValueError) as error:
         told = getattr(error, "strerror", None) or str(error)
@@ -73,13 +69,25 @@ def _examine_keys(section: Section, box: Box) -> None:
         return
     section.facts["api_keys"] = len(names)
     if names:
-        section.ok("keys", f"{len(names)} API keys in {path}: {', '.join(names)}")
+        section.ok("keys", f"API keys in {path}: {', '.join(names)}")
     else:
         section.problem(
             "keys",
             f"{path} holds no key, so the service will not start",
             "qwen-appliance key add NAME",
         )
+
+
+def _keys_file(box: Box) -> Path | None:
+    """Where the keys are, as far as this user can tell: the unit's credential where the units are
+    installed, as it does not see anybody's home."""
+    if not box.is_installed:
+        return with_key_file(box.loaded, box.env).config.server.api_keys_file
+    if (named := box.loaded.config.server.api_keys_file) is not None:
+        return named
+    credential = box.machine.root / _KEYS_OF_UNIT
+    is_hidden = credential.parent.is_dir() and not os.access(credential.parent, os.X_OK)
+    return credential if is_hidden or credential.exists() else None
 
 
 def _examine_exposure(section: Section, config: Config) -> None:

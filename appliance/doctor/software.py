@@ -25,6 +25,7 @@ def examine(box: Box) -> Section:
     kernel = box.text("proc/sys/kernel/osrelease") or platform.release()
     systemd = _systemd_version(box)
     section.facts.update(
+        host=platform.node(),
         qwen_appliance=__version__,
         os=system,
         kernel=kernel,

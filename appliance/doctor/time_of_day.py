@@ -27,6 +27,8 @@ def examine(box: Box) -> Section:
         section.ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC")
     if synchronized:
         section.ok("sync", "synchronized")
+    elif box.is_container:
+        section.note("sync", "the clock is that of the container's host, and set there")
     elif synchronized is None:
         section.note("sync", "whether the clock is synchronized is not known here")
     else:

@@ -126,7 +126,7 @@ def _examine_one(section: Section, unit: Unit) -> None:
         section.note(name, what, f"sudo systemctl start {SERVICE}")
     elif name == SERVICE and unit.active_state != "active":
         section.note(name, f"{what}: {unit.status_text or 'no word from it yet'}")
-    else:
+    elif name != SOCKET or unit.active_state != "inactive":  # which is optional
         told = f": {unit.status_text}" if unit.status_text else ""
         section.ok(name, what + told)
     if name == SERVICE and unit.file_state == "disabled":

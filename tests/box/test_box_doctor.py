@@ -17,8 +17,8 @@ DOCTOR = (f"/{VENV}/bin/qwen-appliance", "doctor", "--json")
 AS_NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
 
 
-def doctor(service: Installed, *before: str) -> dict[str, Any]:
-    ended = service.box.run(*before, *DOCTOR, check=False)
+def doctor(service: Installed, *before: str, host: str = "127.0.0.1") -> dict[str, Any]:
+    ended = service.box.run(*before, *DOCTOR, "--host", host, check=False)
     assert ended.stderr == ""
     report: dict[str, Any] = json.loads(ended.stdout)
     assert ended.returncode == (8 if report["verdict"] == "problem" else 0)
@@ -42,6 +42,24 @@ def test_a_box_that_serves_is_well_whoever_asks(service: Installed) -> None:
         assert facts["clock"]["governor"] == {"now": ["performance"] * 4, "wished": "performance"}
         assert facts["clock"]["service_cpus"] == facts["cpu"]["used"]
         assert facts["decode"]["floor_ms"] > 0
+
+
+def test_keys_are_where_only_root_looks(service: Installed) -> None:
+    store = service.box.path("/etc/credstore")
+    assert "service.keys" in problems(doctor(service, host="0.0.0.0"))
+    store.mkdir(mode=0o700, exist_ok=True)
+    try:
+        service.box.run(
+            *(DOCTOR[0], "key", "add", "laptop"),
+            *("--file", "/etc/credstore/qwen-appliance.api-keys"),
+        )
+        seen = doctor(service, host="0.0.0.0")
+        unseen = doctor(service, *AS_NOBODY, host="0.0.0.0")
+    finally:
+        for path in store.iterdir():
+            path.unlink()
+    assert (problems(seen), seen["facts"]["service"]["api_keys"]) == ({}, 1)
+    assert (problems(unseen), unseen["facts"]["service"]["api_keys"]) == ({}, None)
 
 
 def test_what_it_advises_helps(service: Installed) -> None:

@@ -39,7 +39,9 @@ def test_every_problem_says_what_to_do(n100: FakeBox) -> None:
     write(n100.root, {"proc/meminfo": "MemTotal: 500000 kB\nMemAvailable: 100000 kB"})
     heat(n100.root, 4, celsius=99, times=50, ms=600_000)
     found = n100.examine()
-    assert set(found.problems()) == {"clock.governor", "heat.throttling", "heat.temperature"}
+    assert set(found.problems()) == {
+        *("clock.governor", "heat.throttling", "heat.temperature", "memory.ram")
+    }
     assert all(found[name].remedy for name in found.problems())
 
 
@@ -64,6 +66,7 @@ class TestClock:
         write(n100.root, {f"{CPUS}/intel_pstate/no_turbo": "1"})
         found = n100.examine()
         assert (found.level("clock.turbo"), found["clock.turbo"].remedy) == ("note", TUNE_BY_HAND)
+        assert found["clock.turbo"].text == "turbo is off; wished while a service runs: on"
         assert "clock.cpu_affinity" not in found
 
     def test_a_virtual_machine_has_no_clock_to_set(self, virtual: FakeBox) -> None:
@@ -99,6 +102,13 @@ class TestClock:
         assert found.problems() == ["clock.profile"]
         assert "governer" in found["clock.profile"].text
         assert found.level("clock.governor") == "ok"
+
+    def test_an_interruption_is_no_finding(self, n100: FakeBox) -> None:
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            n100.examine(meter(while_it_runs=interrupted))
 
     def test_what_nobody_foresaw_costs_one_section_only(self, n100: FakeBox) -> None:
         (n100.root / f"{CPUS}/cpufreq/policy-of-another-kind").mkdir()
@@ -186,6 +196,10 @@ class TestMemory:
         write(virtual.root, {"proc/self/cgroup": "4:cpu,memory:/a/b\n0::/", limit: "300000000"})
         assert virtual.examine().facts["memory"]["limit_bytes"] == 300_000_000
 
+    def test_a_box_that_serves_and_is_full(self, n100: FakeBox) -> None:
+        system_files(n100.root, cpu="x", flags="avx2", available_kb=100_000)
+        assert n100.examine().problems() == ["memory.ram"]
+
     def test_a_file_that_is_not_there_is_said(self, virtual: FakeBox) -> None:
         (virtual.root / "proc/meminfo").unlink()
         found = virtual.examine()
@@ -261,8 +275,21 @@ class TestDecode:
         one_gather(model, num_bytes=494_000_000)
         found = n100.examine(meter(10e9, cpu_share=0.4), checksums=False)
         assert found.problems() == []
-        assert "with 40% of their time" in found["decode.bandwidth"].text
+        assert "had only 40% of their time" in found["decode.bandwidth"].text
+        assert "or a quota is set" in found["decode.bandwidth"].text
         assert found.level("decode.floor") == "note"
+
+    def test_who_else_works_is_named(self, n100: FakeBox) -> None:
+        def used(ticks: int, fields: str = "S 1 1 1 0 -1 4194560 1 0 0 0") -> None:
+            stat = f"{fields} {ticks} {ticks} 0 0 20 0 1"
+            write(
+                n100.root, {"proc/31/stat": f"31 (apt-get) (x)) {stat}", "proc/9/stat": "9 (idle"}
+            )
+
+        used(100)
+        found = n100.examine(meter(10e9, lambda: used(150), cpu_share=0.4))
+        assert found.facts["decode"]["busiest"] == "apt-get) (x), process 31"
+        assert "process 31" in found["decode.bandwidth"].text
 
     def test_a_measurement_that_cannot_be_made_is_a_note(self, n100: FakeBox) -> None:
         def broken(*_: object) -> Reading:
@@ -307,7 +334,11 @@ class TestTime:
 
     def test_a_clock_that_nobody_sets(self, n100: FakeBox) -> None:
         n100.tools.ntp = "no"
-        assert n100.examine().level("time.sync") == "note"
+        assert "set-ntp" in n100.examine()["time.sync"].remedy
+        write(n100.root, {"run/systemd/container": "docker"})
+        found = n100.examine()
+        assert "container's host" in found["time.sync"].text
+        assert found["cpu.model"].text.endswith("in a container")
 
 
 def test_a_file_that_may_not_be_read_is_told(n100: FakeBox) -> None:
