@@ -17,7 +17,7 @@ from appliance.access.key_ring import KeyRing
 from appliance.access.rate_limit import RateLimit
 from appliance.api.body import JSONRequest
 from appliance.api.cors import cors_config
-from appliance.api.documentation import openapi_config
+from appliance.api.documentation import Documentation
 from appliance.api.exceptions import EXCEPTION_HANDLERS
 from appliance.api.gate import Gate
 from appliance.api.request_id import RequestIds
@@ -161,8 +161,15 @@ def asgi(appliance: Appliance, config: Config) -> ASGIApp:
     server = config.server
     per_minute = server.requests_per_minute
     gate = Gate(appliance.key_ring, RateLimit(per_minute) if per_minute else None)
+    documentation = Documentation(
+        ROUTES,
+        __version__,
+        appliance.service.model_name,
+        needs_key=appliance.key_ring is not None,
+        is_limited=per_minute is not None,
+    )
     routes = Litestar(
-        route_handlers=ROUTES,
+        route_handlers=[*ROUTES, documentation.route()],
         guards=[gate.check],
         cors_config=cors_config(server.cors_origins),
         request_class=JSONRequest,
@@ -173,7 +180,7 @@ def asgi(appliance: Appliance, config: Config) -> ASGIApp:
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
         request_max_body_size=server.max_body_bytes,
-        openapi_config=openapi_config(__version__, needs_key=appliance.key_ring is not None),
+        openapi_config=None,
         logging_config=None,
     )
     return RequestIds(RequestMeter(routes, appliance.metrics))

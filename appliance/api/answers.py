@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from litestar.types import Receive
 
@@ -14,9 +14,16 @@ from appliance.chat.completer import Completer
 from appliance.chat.completion import Completion, Delta
 from appliance.chat.grammar import Grammar
 from appliance.chat.output_format import OutputFormat
+from appliance.engine.sequence import FinishReason
 from appliance.service import Service
 
 T = TypeVar("T")
+
+
+def wire_reason(reason: FinishReason) -> Literal["stop", "length"]:
+    """Why an answer ended, in the wire's word; any other end is an error and has none."""
+    assert reason in (FinishReason.STOP, FinishReason.LENGTH)
+    return "stop" if reason is FinishReason.STOP else "length"
 
 
 def head(service: Service, prefix: str) -> dict[str, Any]:

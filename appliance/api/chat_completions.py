@@ -11,8 +11,9 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 from litestar.response import Response, Stream
 
-from appliance.api.answers import begun, collected, grammar_for, head
+from appliance.api.answers import begun, collected, grammar_for, head, wire_reason
 from appliance.api.disconnect import unless_gone
+from appliance.api.documented import DOCUMENTED, GENERATES, Documented
 from appliance.api.interleave import interleaved
 from appliance.api.logprobs import ChatLogprobs, chat_logprobs
 from appliance.api.parameters import CHAT_PARAMETERS, check_refused
@@ -25,6 +26,8 @@ from appliance.api.usage import Usage, usage_of
 from appliance.chat.completion import Completion, Delta
 from appliance.engine.sequence import FinishReason
 from appliance.service import Service
+
+WireReason = Literal["stop", "length", "tool_calls"]
 
 
 class AnswerMessage(msgspec.Struct, kw_only=True):
@@ -42,7 +45,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
     index: int = 0
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: str
+    finish_reason: WireReason
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True):
@@ -72,7 +75,7 @@ class ChunkChoice(msgspec.Struct, kw_only=True):
     index: int = 0
     delta: DeltaMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: str | None = None
+    finish_reason: WireReason | None = None
 
 
 class ChatCompletionChunk(msgspec.Struct, kw_only=True):
@@ -91,7 +94,22 @@ class ChatCompletionChunk(msgspec.Struct, kw_only=True):
     timings: Timings | msgspec.UnsetType = msgspec.UNSET
 
 
-@post("/v1/chat/completions", status_code=200, tags=["generation"], opt={OPERATION: "chat"})
+_QUESTION = {"messages": [{"role": "user", "content": "Why is the sky blue?"}]}
+_DOCUMENTED = Documented(
+    ChatCompletion,
+    events=(ChatCompletionChunk,),
+    errors=GENERATES,
+    parameters=CHAT_PARAMETERS,
+    examples={"whole": _QUESTION, "streamed": {**_QUESTION, "stream": True}},
+)
+
+
+@post(
+    "/v1/chat/completions",
+    status_code=200,
+    tags=["generation"],
+    opt={OPERATION: "chat", DOCUMENTED: _DOCUMENTED},
+)
 async def create_chat_completion(
     request: Request[Any, Any, Any],
     data: JSONBody[ChatCompletionRequest],
@@ -195,12 +213,14 @@ class _StreamedAnswer:
             reason = _wire_reason(delta.finish_reason, has_calls=self._has_calls)
             yield self._choice(DeltaMessage(), reason)
 
-    def _choice(self, message: DeltaMessage, finish_reason: str | None = None) -> ChunkChoice:
+    def _choice(
+        self, message: DeltaMessage, finish_reason: WireReason | None = None
+    ) -> ChunkChoice:
         logprobs, self._logprobs, self._role = self._logprobs, None, None
         return ChunkChoice(
             index=self._index, delta=message, logprobs=logprobs, finish_reason=finish_reason
         )
 
 
-def _wire_reason(reason: FinishReason, *, has_calls: bool) -> str:
-    return "tool_calls" if has_calls and reason is FinishReason.STOP else reason.value
+def _wire_reason(reason: FinishReason, *, has_calls: bool) -> WireReason:
+    return "tool_calls" if has_calls and reason is FinishReason.STOP else wire_reason(reason)

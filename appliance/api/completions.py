@@ -11,8 +11,9 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 from litestar.response import Response, Stream
 
-from appliance.api.answers import begun, collected, grammar_for, head
+from appliance.api.answers import begun, collected, grammar_for, head, wire_reason
 from appliance.api.disconnect import unless_gone
+from appliance.api.documented import DOCUMENTED, GENERATES, Documented
 from appliance.api.interleave import interleaved
 from appliance.api.logprobs import TextLogprobs, text_logprobs
 from appliance.api.parameters import COMPLETION_PARAMETERS, check_refused
@@ -34,7 +35,7 @@ class TextChoice(msgspec.Struct, kw_only=True):
     index: int
     text: str
     logprobs: TextLogprobs | None = None
-    finish_reason: str | None = None
+    finish_reason: Literal["stop", "length"] | None = None
 
 
 class TextCompletion(msgspec.Struct, kw_only=True):
@@ -50,7 +51,22 @@ class TextCompletion(msgspec.Struct, kw_only=True):
     timings: Timings | msgspec.UnsetType = msgspec.UNSET
 
 
-@post("/v1/completions", status_code=200, tags=["generation"], opt={OPERATION: "text_completion"})
+_BEGINNING = {"prompt": "The sky is"}
+_DOCUMENTED = Documented(
+    TextCompletion,
+    events=(TextCompletion,),
+    errors=GENERATES,
+    parameters=COMPLETION_PARAMETERS,
+    examples={"whole": _BEGINNING, "streamed": {**_BEGINNING, "stream": True}},
+)
+
+
+@post(
+    "/v1/completions",
+    status_code=200,
+    tags=["generation"],
+    opt={OPERATION: "text_completion", DOCUMENTED: _DOCUMENTED},
+)
 async def create_completion(
     request: Request[Any, Any, Any],
     data: JSONBody[CompletionRequest],
@@ -132,5 +148,5 @@ def _choice(index: int, delta: Delta, data: CompletionRequest) -> TextChoice:
         index=index,
         text=delta.text,
         logprobs=None if data.logprobs is None else text_logprobs(delta.tokens),
-        finish_reason=delta.finish_reason.value if delta.finish_reason else None,
+        finish_reason=wire_reason(delta.finish_reason) if delta.finish_reason else None,
     )

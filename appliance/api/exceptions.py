@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class ErrorAnswer:
 
     status: int
     type: str
-    code: str | None
+    code: str
 
 
 _INVALID = "invalid_request_error"
@@ -58,12 +59,31 @@ ERROR_CODE = "error_code"
 """The key of `scope["state"]` under which the code of the error stands that a client was told."""
 
 
+# Which errors bring a header besides, and what stands in it.
+_HEADERS: tuple[tuple[type[errors.ApplianceError], str, Callable[[Any], str]], ...] = (
+    (errors.OverloadError, "Retry-After", lambda error: str(error.retry_after_s)),
+    (errors.InvalidAPIKeyError, "WWW-Authenticate", lambda error: "Bearer"),
+    # OpenAI's clients would otherwise send a request again that has just proved too long.
+    (errors.DeadlineExceededError, "x-should-retry", lambda error: "false"),
+)
+
+
 def answer_to(error: Exception) -> ErrorAnswer:
     """The answer to `error`; one that nobody foresaw is an internal error."""
-    for kind in type(error).__mro__:
-        if kind in ANSWERS:
-            return ANSWERS[kind]
+    return answer_to_kind(type(error))
+
+
+def answer_to_kind(kind: type[Exception]) -> ErrorAnswer:
+    """The answer to every error of the class `kind`."""
+    for ancestor in kind.__mro__:
+        if ancestor in ANSWERS:
+            return ANSWERS[ancestor]
     return _INTERNAL
+
+
+def header_names(kind: type[Exception]) -> list[str]:
+    """The headers that an answer to errors of the class `kind` brings besides."""
+    return [name for base, name, _ in _HEADERS if issubclass(kind, base)]
 
 
 def error_body(error: Exception, request_id: str) -> ErrorBody:
@@ -87,14 +107,7 @@ def note_error(request: Request[Any, Any, Any], body: ErrorBody) -> None:
 
 
 def _appliance_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    headers = {}
-    if isinstance(error, errors.OverloadError):
-        headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, errors.InvalidAPIKeyError):
-        headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, errors.DeadlineExceededError):
-        # OpenAI's clients would otherwise send a request again that has just proved too long.
-        headers["x-should-retry"] = "false"
+    headers = {name: value(error) for kind, name, value in _HEADERS if isinstance(error, kind)}
     body = error_body(error, request.scope["state"][REQUEST_ID])
     return _response(request, answer_to(error).status, body, headers)
 

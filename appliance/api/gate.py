@@ -14,7 +14,9 @@ from appliance.errors import InvalidAPIKeyError
 OPEN = "open"
 """The key under which a route's `opt` says that it asks for no API key."""
 
-_LIMITED = "/v1/"
+LIMITED = "/v1/"
+"""What the paths begin with whose requests are counted."""
+
 _NOBODY = ""
 
 
@@ -35,7 +37,7 @@ class Gate:
         if handler.opt.get(OPEN):
             return
         name = _NOBODY if self._key_ring is None else self._name_of(connection, self._key_ring)
-        if self._rate_limit is not None and connection.scope["path"].startswith(_LIMITED):
+        if self._rate_limit is not None and connection.scope["path"].startswith(LIMITED):
             self._rate_limit.take(name)
 
     def _name_of(self, connection: ASGIConnection[Any, Any, Any, Any], key_ring: KeyRing) -> str:

@@ -11,11 +11,14 @@ from appliance.api.tools import ToolCall
 from appliance.chat.template import PromptEnd
 from appliance.errors import RequestError
 
+# The type of others is read, to say what is wrong with them.
+PartType = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["text"]})]
+
 
 class ContentPart(msgspec.Struct):
     """One part of a message's content; only `text` parts can be read by this model."""
 
-    type: str
+    type: PartType
     text: str | None = None
 
 

@@ -7,10 +7,19 @@ from litestar.di import NamedDependency
 from litestar.params import FromHeader
 from litestar.response import Response
 
+from appliance.api.documented import DOCUMENTED, Documented
 from appliance.metrics import Metrics
 
+_TEXT_TYPES = ("text/plain", "application/openmetrics-text")
 
-@get("/metrics", tags=["health"], media_type=MediaType.TEXT, sync_to_thread=False)
+
+@get(
+    "/metrics",
+    tags=["health"],
+    media_type=MediaType.TEXT,
+    opt={DOCUMENTED: Documented(None, text_types=_TEXT_TYPES)},
+    sync_to_thread=False,
+)
 def show_metrics(
     metrics: NamedDependency[Metrics], accept: FromHeader[str] = ""
 ) -> Response[bytes]:

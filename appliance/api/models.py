@@ -9,6 +9,7 @@ from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from appliance.api.documented import DOCUMENTED, Documented
 from appliance.errors import ModelNotFoundError
 from appliance.service import Service
 
@@ -30,13 +31,23 @@ class ModelList(msgspec.Struct, kw_only=True):
     data: list[Model]
 
 
-@get("/v1/models", tags=["models"], sync_to_thread=False)
+@get(
+    "/v1/models",
+    tags=["models"],
+    opt={DOCUMENTED: Documented(ModelList)},
+    sync_to_thread=False,
+)
 def list_models(service: NamedDependency[Service]) -> ModelList:
     """The served model."""
     return ModelList(data=[_model(service)])
 
 
-@get("/v1/models/{model:path}", tags=["models"], sync_to_thread=False)
+@get(
+    "/v1/models/{model:path}",
+    tags=["models"],
+    opt={DOCUMENTED: Documented(Model, errors=(ModelNotFoundError,))},
+    sync_to_thread=False,
+)
 def get_model(model: FromPath[str], service: NamedDependency[Service]) -> Model:
     """The served model by its id, which may hold slashes; 404 for any other."""
     name = model.lstrip("/")

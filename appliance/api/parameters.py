@@ -65,7 +65,7 @@ _COMMON = (
     _supported("n", f"1 to {MAX_ANSWERS}; the prompt is computed once"),
     _supported("top_k", "extension; 0 or less is off"),
     _supported("min_p", "extension; 0 to 1"),
-    _supported("repetition_penalty", "extension; 1 is off"),
+    _supported("repetition_penalty", "extension; 0.01 to 10; 1 is off"),
     _supported("stop_token_ids", "extension; token ids that end the answer"),
     _supported(
         "ignore_eos", "extension; go on to `max_tokens`; no matter where a form is asked for"

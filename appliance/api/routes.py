@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from litestar.types import ControllerRouterHandler
+from litestar.handlers import HTTPRouteHandler
 
 from appliance.api.chat_completions import create_chat_completion
 from appliance.api.completions import create_completion
@@ -11,7 +11,7 @@ from appliance.api.metrics import show_metrics
 from appliance.api.models import get_model, list_models
 from appliance.api.tokens import detokenize, tokenize
 
-ROUTES: tuple[ControllerRouterHandler, ...] = (
+ROUTES: tuple[HTTPRouteHandler, ...] = (
     create_chat_completion,
     create_completion,
     tokenize,

@@ -13,12 +13,22 @@ import msgspec
 from appliance.api.messages import Conversation, Messages
 from appliance.api.output_formats import FormatFields
 from appliance.api.tools import ToolChoice, ToolDefinition, tool_use
-from appliance.chat.options import MAX_ANSWERS, MAX_LOGPROBS, CompletionOptions
+from appliance.api.wire_types import (
+    LogitBias,
+    NumLogprobs,
+    Penalty,
+    Positive,
+    RepetitionPenalty,
+    Seed,
+    Share,
+    StopString,
+    StopStrings,
+    Temperature,
+    TokenId,
+)
+from appliance.chat.options import MAX_ANSWERS, CompletionOptions
 from appliance.chat.tools import ToolUse
 from appliance.errors import RequestError
-
-TokenId = Annotated[int, msgspec.Meta(ge=0)]
-NumLogprobs = Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)]
 
 
 class StreamOptions(msgspec.Struct):
@@ -35,19 +45,19 @@ class SamplingFields(FormatFields, kw_only=True):
     """What both endpoints take; ranges and meanings stand in `parameters.py`."""
 
     model: str
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
+    max_tokens: Positive | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: LogitBias | None = None
+    seed: Seed | None = None
+    stop: StopString | StopStrings | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
+    min_p: Share | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWERS)] | None = None

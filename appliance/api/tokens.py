@@ -9,9 +9,10 @@ from litestar import post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
+from appliance.api.documented import DOCUMENTED, SERVED, Documented
 from appliance.api.messages import Conversation, Messages
-from appliance.api.schemas import TokenId
 from appliance.api.tools import ToolDefinition, check_shown, tool_use
+from appliance.api.wire_types import TokenId
 from appliance.errors import RequestError
 from appliance.service import Service
 
@@ -63,7 +64,16 @@ class Detokenized(msgspec.Struct):
     prompt: str
 
 
-@post("/v1/tokenize", status_code=200, tags=["tokens"])
+_TOKENIZE = Documented(Tokenized, errors=SERVED, examples={"text": {"prompt": "The sky is"}})
+_DETOKENIZE = Documented(Detokenized, errors=SERVED, examples={"ids": {"tokens": [1, 2, 3]}})
+
+
+@post(
+    "/v1/tokenize",
+    status_code=200,
+    tags=["tokens"],
+    opt={DOCUMENTED: _TOKENIZE},
+)
 async def tokenize(data: JSONBody[TokenizeRequest], service: NamedDependency[Service]) -> Tokenized:
     """The token ids of a text, or of the prompt that a conversation becomes."""
     completer = service.completer_for(data.model or service.model_name)
@@ -91,7 +101,12 @@ async def tokenize(data: JSONBody[TokenizeRequest], service: NamedDependency[Ser
     return answer
 
 
-@post("/v1/detokenize", status_code=200, tags=["tokens"])
+@post(
+    "/v1/detokenize",
+    status_code=200,
+    tags=["tokens"],
+    opt={DOCUMENTED: _DETOKENIZE},
+)
 async def detokenize(
     data: JSONBody[DetokenizeRequest], service: NamedDependency[Service]
 ) -> Detokenized:

@@ -14,7 +14,7 @@ from appliance.errors import RequestError
 
 MAX_TOOLS = 128
 
-FunctionName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+FunctionName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}(?!\n)$")]
 
 
 class FunctionDefinition(msgspec.Struct):

@@ -210,7 +210,7 @@ class GenerationConfig:
     ] = None
     repetition_penalty: Annotated[
         float | None,
-        Rule("above 1: tokens that were there become less likely; 1: off", gt=0, le=10),
+        Rule("above 1: tokens that were there become less likely; 1: off", ge=0.01, le=10),
     ] = None
     grammar_timeout_s: Annotated[
         float,

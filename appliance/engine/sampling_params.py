@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from appliance.errors import RequestError
 
+MIN_REPETITION_PENALTY = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -43,11 +45,8 @@ class SamplingParams:
         _in_range("frequency_penalty", self.frequency_penalty, -2, 2)
         if self.top_k < 0:
             raise RequestError(f"top_k is {self.top_k}, must be 0 (off) or more", "top_k")
-        if not (0 < self.repetition_penalty <= 10):
-            raise RequestError(
-                f"repetition_penalty is {self.repetition_penalty:g}, must be above 0, at most 10",
-                "repetition_penalty",
-            )
+        # A logit divided by much less than that would be infinite, and none could be chosen.
+        _in_range("repetition_penalty", self.repetition_penalty, MIN_REPETITION_PENALTY, 10)
         for token_id, bias in self.logit_bias.items():
             if not -100 <= bias <= 100:
                 raise RequestError(

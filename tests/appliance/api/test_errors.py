@@ -129,6 +129,7 @@ def test_a_missing_parameter_is_named(served: Served, missing: str) -> None:
         ("presence_penalty", 2.5),
         ("frequency_penalty", -2.5),
         ("repetition_penalty", 0),
+        ("repetition_penalty", 5e-324),
         ("max_tokens", 0),
         ("max_tokens", -1),
         ("max_tokens", 10**6),

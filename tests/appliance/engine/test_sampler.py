@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from appliance.engine.sampler import Sampler
-from appliance.engine.sampling_params import SamplingParams
+from appliance.engine.sampling_params import MIN_REPETITION_PENALTY, SamplingParams
 
 QWEN_VOCAB_SIZE = 151_936
 
@@ -287,3 +287,34 @@ def test_a_token_that_is_ruled_out_is_never_drawn() -> None:
     logits[1:] = -np.inf
     drawing = sampler({"seed": 3, "temperature": 2.0, "top_p": 0.5})
     assert {drawing.sample(logits) for _ in range(50)} == {0}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 9),
+    params=st.fixed_dictionaries(
+        {},
+        optional={
+            "temperature": st.floats(0, 2),
+            "top_p": st.floats(0, 1),
+            "top_k": st.integers(0, 2**70),
+            "min_p": st.floats(0, 1),
+            "presence_penalty": st.floats(-2, 2),
+            "frequency_penalty": st.floats(-2, 2),
+            "repetition_penalty": st.floats(MIN_REPETITION_PENALTY, 10),
+            "logit_bias": st.dictionaries(st.integers(0, 63), st.floats(-100, 100), max_size=3),
+            "seed": st.integers(-(2**63), 2**64 - 1),
+        },
+    ),
+    allowed=st.none() | st.sets(st.integers(0, 63), min_size=1, max_size=5),
+)
+def test_whatever_is_in_range_chooses_a_token(
+    seed: int, params: dict[str, Any], allowed: set[int] | None
+) -> None:
+    """A logit that overflows would end the engine, for everybody; numpy's warning is an error."""
+    ids = None if allowed is None else np.array(sorted(allowed), dtype=np.intp)
+    one = sampler(params, prompt_ids=range(0, 64, 3))
+    for spread in (0.0, 3.0, 1000.0):
+        for _ in range(3):
+            token_id = one.sample(logits_of(seed, 64, spread), ids)
+            assert 0 <= token_id < 64 and (allowed is None or token_id in allowed)
