@@ -68,7 +68,11 @@ class Completion:
                 self.num_cached_tokens = output.num_cached_tokens
                 text = self._feed(output)
                 if output.finish_reason is not None:
-                    text += self._stop.feed(self._detokenizer.finish()) + self._stop.finish()
+                    # An answer that was cut may be cut inside a character, which the model would
+                    # have gone on with: it has written nothing that is no text.
+                    if output.finish_reason is FinishReason.STOP:
+                        text += self._stop.feed(self._detokenizer.finish())
+                    text += self._stop.finish()
                 reason = output.finish_reason
                 if self._stop.stopped:
                     reason = FinishReason.STOP

@@ -24,5 +24,5 @@ class Detokenizer:
         return self._decoder.decode(b"".join(map(self._tokenizer.token_bytes, token_ids)))
 
     def finish(self) -> str:
-        """What is left when nothing more comes: U+FFFD for a character begun and not ended."""
+        """What is left when the model has ended: U+FFFD for a character begun and not ended."""
         return self._decoder.decode(b"", final=True)

@@ -198,10 +198,16 @@ def test_the_newer_name_wins(served: Served) -> None:
     assert answer["usage"]["completion_tokens"] == 4
 
 
-def test_a_character_cut_by_the_limit_is_marked_not_lost(served: Served) -> None:
-    served.answer("你")
-    whole = served.chat(max_tokens=2).json()["choices"][0]["message"]["content"]
-    assert whole == "".join(texts(events(served.chat(max_tokens=2, stream=True)))) == "\ufffd"
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 4, 5])
+def test_a_character_cut_by_the_limit_is_left_out(served: Served, max_tokens: int) -> None:
+    """The model wrote no U+FFFD; the bytes stand in the log-probabilities."""
+    served.answer("a你b")
+    expected = "a你b".encode()[:max_tokens].decode("utf-8", "ignore")
+    choice = served.chat(max_tokens=max_tokens, logprobs=True).json()["choices"][0]
+    assert choice["message"]["content"] == expected
+    assert "".join(texts(events(served.chat(max_tokens=max_tokens, stream=True)))) == expected
+    written = [byte for token in choice["logprobs"]["content"] for byte in token["bytes"]]
+    assert bytes(written) == "a你b".encode()[:max_tokens]
 
 
 def test_the_answer_ends_with_the_context(served: Served) -> None:
