@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 
 from appliance.chat.completer import Completer
 from appliance.chat.completion import Completion
@@ -19,14 +19,36 @@ from tests.appliance.chat.random_model import completer_on_a_random_model, exact
 from tests.generated_schemas import Schema, SchemaMaker
 
 MAX_TOKENS = 500
+# Dates are enforced as they are written; whether that year has that day is another thing.
+FORMATS = FormatChecker(formats=("ipv4", "uuid"))
+KEYWORDS = (
+    *("properties", "required", "items", "minItems", "maxItems", "prefixItems"),
+    *("enum", "const", "anyOf", "$ref"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    *("pattern", "minLength", "maxLength", "format"),
+)
 
 
 def test_the_schemas_are_what_they_are_meant_to_be() -> None:
-    text = json.dumps([SchemaMaker(seed).make() for seed in range(200)])
-    for keyword in ("anyOf", "$ref", "enum", "const", "pattern", "minItems", "prefixItems"):
-        assert text.count(f'"{keyword}"') > 10, keyword
-    for seed in range(200):
-        Draft202012Validator.check_schema(SchemaMaker(seed).make())
+    schemas = [SchemaMaker(seed).make() for seed in range(200)]
+    texts = [json.dumps(schema) for schema in schemas]
+    assert len(set(texts)) >= 195
+    for keyword in KEYWORDS:
+        # In how many schemas, and not how often: one that has many does not make up for others.
+        assert sum(f'"{keyword}"' in text for text in texts) >= 14, keyword
+    assert sum(depth(schema) >= 3 for schema in schemas) >= 14
+    for schema in schemas:
+        Draft202012Validator.check_schema(schema)
+
+
+def depth(schema: object) -> int:
+    """How many objects stand within each other."""
+    if isinstance(schema, list):
+        return max(map(depth, schema), default=0)
+    if not isinstance(schema, dict):
+        return 0
+    below = max(map(depth, schema.values()), default=0)
+    return below + (schema.get("type") == "object")
 
 
 @pytest.mark.parametrize(("first", "temperature"), [(0, 0.0), (50, 1.0), (100, 1.0), (150, 2.0)])
@@ -45,7 +67,10 @@ def test_with_a_real_vocabulary(model_dir: Path) -> None:
 def num_whole_answers_that_fit(
     model_dir: Path, schemas: Sequence[Schema], temperature: float
 ) -> int:
-    """How many answers came to an end before `MAX_TOKENS`; each of those fits."""
+    """How many answers came to an end before `MAX_TOKENS`; each of those fits.
+
+    Its own schema, that is: most of them do not fit the next one, so the check is no empty one.
+    """
 
     async def run() -> list[tuple[str, FinishReason | None]]:
         async with completer_on_a_random_model(model_dir) as completer:
@@ -57,11 +82,17 @@ def num_whole_answers_that_fit(
         (completion,) = completer.complete("JSON", options, grammar)
         return await collected(completion)
 
-    whole = 0
-    for schema, (text, reason) in zip(schemas, asyncio.run(run()), strict=True):
+    whole = strangers = 0
+    validators = [
+        Draft202012Validator(exact(json.dumps(schema)), format_checker=FORMATS)
+        for schema in schemas
+    ]
+    for index, (text, reason) in enumerate(asyncio.run(run())):
         if reason is FinishReason.STOP:
-            Draft202012Validator(exact(json.dumps(schema))).validate(exact(text))
+            validators[index].validate(exact(text))
             whole += 1
+            strangers += not validators[index - 1].is_valid(exact(text))
+    assert strangers > 0.8 * whole
     return whole
 
 
