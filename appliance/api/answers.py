@@ -1,19 +1,23 @@
-"""What both generating endpoints share: waiting for the first piece, collecting."""
+"""What the generating endpoints share: starting, waiting for the first piece, collecting."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal, TypeVar
 
 from litestar.types import Receive
 
 from appliance.api.disconnect import unless_gone
+from appliance.api.tools import check_shown
 from appliance.chat.completer import Completer
 from appliance.chat.completion import Completion, Delta
 from appliance.chat.grammar import Grammar
+from appliance.chat.options import CompletionOptions
 from appliance.chat.output_format import OutputFormat
+from appliance.chat.template import Message, PromptEnd
+from appliance.chat.tools import ToolUse
 from appliance.engine.sequence import FinishReason
 from appliance.service import Service
 
@@ -44,6 +48,27 @@ async def grammar_for(
     Raises `RequestError`, and what `unless_gone` raises.
     """
     return None if form is None else await unless_gone(receive, completer.grammar(form))
+
+
+async def answers_to(
+    messages: Sequence[Message],
+    options: CompletionOptions,
+    tools: ToolUse | None,
+    form: OutputFormat | None,
+    *,
+    completer: Completer,
+    receive: Receive,
+    end: PromptEnd | None = None,
+) -> list[Completion]:
+    """Start answering a conversation; with `tools`, and in the form that they and `form` ask for.
+
+    Raises `RequestError`, `OverloadError`, and what `unless_gone` raises.
+    """
+    if tools is not None:
+        check_shown(completer, tools)
+        form = tools.form(form)
+    grammar = await grammar_for(completer, form, receive)
+    return completer.chat(messages, options, grammar, tools, end=end)
 
 
 async def begun(pieces: AsyncIterator[T]) -> AsyncIterator[T]:

@@ -11,7 +11,7 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 from litestar.response import Response, Stream
 
-from appliance.api.answers import begun, collected, grammar_for, head, wire_reason
+from appliance.api.answers import answers_to, begun, collected, head, wire_reason
 from appliance.api.disconnect import unless_gone
 from appliance.api.documented import DOCUMENTED, GENERATES, Documented
 from appliance.api.interleave import interleaved
@@ -21,7 +21,7 @@ from appliance.api.request_meter import OPERATION
 from appliance.api.schemas import ChatCompletionRequest
 from appliance.api.sse import event_stream
 from appliance.api.timings import Timings, timings_of
-from appliance.api.tools import ToolCall, ToolCallFragment, check_shown, fragment, whole_calls
+from appliance.api.tools import ToolCall, ToolCallFragment, fragment, whole_calls
 from appliance.api.usage import Usage, usage_of
 from appliance.chat.completion import Completion, Delta
 from appliance.engine.sequence import FinishReason
@@ -120,13 +120,15 @@ async def create_chat_completion(
     check_refused(CHAT_PARAMETERS, msgspec.structs.asdict(data))
     options = data.options()
     completer.check_number(options.n, "n")
-    messages, end = data.conversation.for_template(service.max_messages), data.conversation.end
-    tools, form = data.tool_use(), data.output_format()
-    if tools is not None:
-        check_shown(completer, tools)
-        form = tools.form(form)
-    grammar = await grammar_for(completer, form, request.receive)
-    completions = completer.chat(messages, options, grammar, tools, end=end)
+    completions = await answers_to(
+        data.conversation.for_template(service.max_messages),
+        options,
+        data.tool_use(),
+        data.output_format(),
+        completer=completer,
+        receive=request.receive,
+        end=data.conversation.end,
+    )
     shared = head(service, "chatcmpl-")
     try:
         if data.stream:

@@ -62,6 +62,16 @@ class ChatMessage(msgspec.Struct, omit_defaults=True):
         return "".join(texts)
 
 
+def check_number(num_messages: int, max_messages: int, param: str) -> None:
+    """Raise `RequestError` for a conversation, the request's `param`, that is too long."""
+    if num_messages > max_messages:
+        raise RequestError(
+            f"the conversation has {num_messages} messages, this server takes {max_messages} "
+            "(server.max_messages); leave out the oldest ones",
+            param,
+        )
+
+
 Messages = Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
 
 
@@ -79,12 +89,7 @@ class Conversation:
 
     def for_template(self, max_messages: int) -> list[dict[str, Any]]:
         """The messages as chat templates expect them. Raises `RequestError`."""
-        if len(self.messages) > max_messages:
-            raise RequestError(
-                f"the conversation has {len(self.messages)} messages, this server takes "
-                f"{max_messages} (server.max_messages); leave out the oldest ones",
-                "messages",
-            )
+        check_number(len(self.messages), max_messages, "messages")
         return [message.for_template(index) for index, message in enumerate(self.messages)]
 
     @property

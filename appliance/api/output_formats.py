@@ -67,7 +67,7 @@ class FormatFields(msgspec.Struct, kw_only=True):
         """The form asked for, or None. Raises `RequestError` when several are, or JSON is none."""
         nested = self.structured_outputs or StructuredOutputs()
         forms = [
-            *_response_format(self.response_format),
+            *self._stated_form(),
             *_form(_schema, self.guided_json, "guided_json"),
             *_form(_regex, self.guided_regex, "guided_regex"),
             *_form(choice, self.guided_choice, "guided_choice"),
@@ -85,6 +85,10 @@ class FormatFields(msgspec.Struct, kw_only=True):
                 forms[1].param,
             )
         return forms[0] if forms else None
+
+    def _stated_form(self) -> list[OutputFormat]:
+        """The form, at most one, in the place where OpenAI has it."""
+        return _response_format(self.response_format)
 
 
 def _form(make: Callable[[Any, str], OutputFormat], value: Any, place: str) -> list[OutputFormat]:

@@ -1,8 +1,9 @@
-"""Server-sent events as OpenAI's clients read them: `data: JSON`, blank line, a last `[DONE]`."""
+"""Server-sent events as OpenAI's clients read them, in the older form and in that of responses."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,9 +13,9 @@ from litestar.response import Stream
 
 from appliance.api.exceptions import error_body, note_error
 from appliance.api.request_id import REQUEST_ID
+from appliance.api.schemas import ErrorBody
 from appliance.chat.completion import Completion
 
-_DONE = b"data: [DONE]\n\n"
 _HEADERS = {
     "Cache-Control": "no-cache",
     # nginx would collect the stream otherwise.
@@ -22,8 +23,46 @@ _HEADERS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class EventForm:
+    """How a stream is written: an event's bytes, the events that tell of an error, the last bytes.
+
+    The status line is long gone when something goes wrong: it can only be told as an event.
+    """
+
+    encode: Callable[[Any], bytes]
+    failed: Callable[[ErrorBody], Iterable[Any]]
+    end: bytes
+
+
+_to_json = msgspec.json.Encoder().encode
+
+
+def _data(event: Any) -> bytes:
+    return b"data: " + _to_json(event) + b"\n\n"
+
+
+def _named(event: Any) -> bytes:
+    return f"event: {event.__struct_config__.tag}\n".encode() + _data(event)
+
+
+CHUNKS = EventForm(_data, lambda body: (body,), b"data: [DONE]\n\n")
+"""`data: JSON`, blank line, a last `[DONE]`; an error has the body that it always has."""
+
+
+def named_events(failed: Callable[[ErrorBody], Iterable[Any]]) -> EventForm:
+    """Events are structs whose tag is their name, the last one says by itself that it is the last.
+
+    `failed` gives those that tell of an error.
+    """
+    return EventForm(_named, failed, b"")
+
+
 def event_stream(
-    request: Request[Any, Any, Any], chunks: AsyncIterator[Any], completions: list[Completion]
+    request: Request[Any, Any, Any],
+    chunks: AsyncIterator[Any],
+    completions: list[Completion],
+    form: EventForm = CHUNKS,
 ) -> Stream:
     """A streaming response of `chunks`, structs that msgspec encodes, to `request`.
 
@@ -36,7 +75,7 @@ def event_stream(
             completion.abort()
 
     return Stream(
-        _events(request, chunks),
+        _events(request, chunks, form),
         status_code=200,
         media_type="text/event-stream",
         headers=_HEADERS,
@@ -45,15 +84,15 @@ def event_stream(
 
 
 async def _events(
-    request: Request[Any, Any, Any], chunks: AsyncIterator[Any]
+    request: Request[Any, Any, Any], chunks: AsyncIterator[Any], form: EventForm
 ) -> AsyncIterator[bytes]:
-    encode = msgspec.json.Encoder().encode
     try:
         async for chunk in chunks:
-            yield b"data: " + encode(chunk) + b"\n\n"
-    # The status line is long gone: the error can only be told as an event.
+            yield form.encode(chunk)
     except Exception as error:
         body = error_body(error, request.scope["state"][REQUEST_ID])
         note_error(request, body)
-        yield b"data: " + encode(body) + b"\n\n"
-    yield _DONE
+        for event in form.failed(body):
+            yield form.encode(event)
+    if form.end:
+        yield form.end

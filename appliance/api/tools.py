@@ -94,14 +94,33 @@ ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice
 def tool_use(
     definitions: Sequence[ToolDefinition], choice: ToolChoice | None, *, parallel: bool
 ) -> ToolUse | None:
-    """What the model may do with tools; None if it is shown none.
+    """What the model may do with tools; None if it is shown none. Raises as `function_use`."""
+    return function_use(
+        [definition.function for definition in definitions],
+        choice.function if isinstance(choice, NamedToolChoice) else choice,
+        parallel=parallel,
+        place=".function",
+    )
 
-    Raises `RequestError` for tools that cannot be told apart, and a choice that is not there.
+
+def function_use(
+    functions: Sequence[FunctionDefinition],
+    choice: str | ChosenFunction | None,
+    *,
+    parallel: bool,
+    place: str = "",
+) -> ToolUse | None:
+    """What the model may do with functions; None if it is shown none.
+
+    `choice` is none, auto, required or a function; `place` is where in one of the request's `tools`
+    the function stands. Raises `RequestError` for functions that cannot be told apart, and a choice
+    that is not there.
     """
-    tools = _tools(definitions)
+    tools = _tools(functions, place)
     if choice == "none" or (choice in (None, "auto") and not tools):
         return None
-    return ToolUse(tools, forced=_forced(tools, choice), parallel=parallel)
+    forced = _forced(tools, choice)
+    return ToolUse(tools, forced, parallel, parameters_at=f"{place}.parameters")
 
 
 def check_shown(completer: Completer, tools: ToolUse) -> None:
@@ -137,31 +156,30 @@ def whole_calls(deltas: Sequence[CallDelta]) -> list[ToolCall]:
     return calls
 
 
-def _forced(tools: tuple[Tool, ...], choice: ToolChoice | None) -> tuple[Tool, ...]:
+def _forced(tools: tuple[Tool, ...], choice: str | ChosenFunction | None) -> tuple[Tool, ...]:
     if not tools:
         raise RequestError("tool_choice asks for a call, but there are no tools", "tool_choice")
-    if not isinstance(choice, NamedToolChoice):
+    if not isinstance(choice, ChosenFunction):
         return tools if choice == "required" else ()
-    named = tuple(tool for tool in tools if tool.name == choice.function.name)
+    named = tuple(tool for tool in tools if tool.name == choice.name)
     if not named:
         raise RequestError(
-            f"tool_choice names '{choice.function.name}', which is none of the tools", "tool_choice"
+            f"tool_choice names '{choice.name}', which is none of the tools", "tool_choice"
         )
     return named
 
 
-def _tools(definitions: Sequence[ToolDefinition]) -> tuple[Tool, ...]:
-    if len(definitions) > MAX_TOOLS:
-        raise RequestError(f"{len(definitions)} tools given, at most {MAX_TOOLS} taken", "tools")
+def _tools(functions: Sequence[FunctionDefinition], place: str) -> tuple[Tool, ...]:
+    if len(functions) > MAX_TOOLS:
+        raise RequestError(f"{len(functions)} tools given, at most {MAX_TOOLS} taken", "tools")
     tools: dict[str, Tool] = {}
-    for index, definition in enumerate(definitions):
-        function = definition.function
+    for index, function in enumerate(functions):
         parameters = function.parameters or {"type": "object", "properties": {}}
         if function.name in tools:
             raise RequestError(f"tools[{index}]: there are two of '{function.name}'", "tools")
         if parameters.get("type", "object") != "object":
             raise RequestError(
-                f"tools[{index}].function.parameters: must be the schema of an object", "tools"
+                f"tools[{index}]{place}.parameters: must be the schema of an object", "tools"
             )
         tools[function.name] = Tool(function.name, function.description, parameters)
     return tuple(tools.values())

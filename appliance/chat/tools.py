@@ -38,12 +38,14 @@ class ToolUse:
     """What one request may do with tools.
 
     `tools` are shown to the model. `forced` are those of which it must call one; without any it
-    may answer with text. `parallel`: more than one call.
+    may answer with text. `parallel`: more than one call. `parameters_at` is where in one of the
+    request's tools its schema stands.
     """
 
     tools: tuple[Tool, ...]
     forced: tuple[Tool, ...] = ()
     parallel: bool = True
+    parameters_at: str = ".function.parameters"
 
     def definitions(self) -> list[dict[str, Any]]:
         """All tools as chat templates show them."""
@@ -71,6 +73,7 @@ class ToolUse:
             "max_calls": MAX_FORCED_CALLS if self.parallel else 1,
             "tools": [[self.tools.index(t), t.name, arguments_schema(t)] for t in tools],
             "text": json.loads(text.source) if text and not self.forced else None,
+            "parameters_at": self.parameters_at,
         }
         return OutputFormat(FormatKind.TOOL_CALLS, json.dumps(source, ensure_ascii=False), "tools")
 
@@ -90,7 +93,8 @@ def arguments_schema(tool: Tool) -> dict[str, Any]:
 def arguments_schemas(form: OutputFormat) -> dict[str, dict[str, Any]]:
     """The schemas in `form`, a `TOOL_CALLS`, by the place in the request's `tools`."""
     source = json.loads(form.source)
-    return {f"[{number}].function.parameters": schema for number, _, schema in source["tools"]}
+    at = source["parameters_at"]
+    return {f"[{number}]{at}": schema for number, _, schema in source["tools"]}
 
 
 def calls_grammar(form: OutputFormat, json_options: Mapping[str, Any]) -> str:
