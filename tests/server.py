@@ -28,6 +28,7 @@ from tests.tiny_model import IM_END, PROMPT_END
 TIMEOUT_S = 30.0
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
 
 
 class Served:
@@ -117,6 +118,9 @@ class Served:
     def complete(self, prompt: Any = "hi", **fields: Any) -> httpx.Response:
         return self.client.post(COMPLETIONS, json={"model": "tiny", "prompt": prompt, **fields})
 
+    def respond(self, given: Any = "hi", **fields: Any) -> httpx.Response:
+        return self.client.post(RESPONSES, json={"model": "tiny", "input": given, **fields})
+
     @property
     def connections(self) -> set[Any]:
         """Uvicorn's open connections."""
@@ -184,6 +188,20 @@ def events(response: httpx.Response) -> list[Any]:
     for part in parts:
         assert part.startswith(b"data: {") and b"\n" not in part
     return [json.loads(part.removeprefix(b"data: ")) for part in parts]
+
+
+def named_events(response: httpx.Response) -> list[Any]:
+    """The JSON of every event of a response's stream, each under the name that is in it."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *parts, rest = response.content.split(b"\n\n")
+    assert rest == b""
+    found = []
+    for part in parts:
+        name, data = part.split(b"\n")
+        found.append(json.loads(data.removeprefix(b"data: ")))
+        assert name == b"event: " + found[-1]["type"].encode()
+    return found
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:

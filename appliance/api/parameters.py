@@ -1,4 +1,4 @@
-"""Every parameter of OpenAI's two endpoints: supported, ignored or refused.
+"""Every parameter of OpenAI's three endpoints: supported, ignored or refused.
 
 Nothing a client sends is dropped without being named here; the README beside this file prints these
 tables and a test keeps them equal. A refused parameter may still be sent with a value that asks for
@@ -121,6 +121,47 @@ COMPLETION_PARAMETERS = (
     _refused("best_of", "every answer is returned, see `n`", 1),
     _refused("echo", "the prompt is not sent back", False),
     _refused("suffix", "the model goes on with a text, it fills no gap", ""),
+)
+
+_OTHERWISE = ("max_tokens", "stream", "stream_options", "n", "response_format", "metadata")
+
+RESPONSE_PARAMETERS = (
+    _supported("input", "a text, or items: messages, `function_call`, `function_call_output`"),
+    _supported("instructions", "a system message in front of all others"),
+    _supported(
+        "max_output_tokens", "up to `generation.max_tokens_ceiling`; what the context has room for"
+    ),
+    _supported("text", "`format`: `text`, `json_object`, `json_schema`, enforced; see above"),
+    _supported("tools", "up to 128 functions; a built-in tool is refused; see above"),
+    _supported("tool_choice", "`none`, `auto`, `required`, a function; the last two are enforced"),
+    _supported("parallel_tool_calls", "false: one call at most"),
+    _supported("stream", "named events, numbered; no `[DONE]`"),
+    _supported("stream_options", "only with `stream`; events are never padded"),
+    _supported(
+        "include",
+        "`message.output_text.logprobs`; the others are of items that no answer here has",
+    ),
+    _supported("top_logprobs", f"0 to {MAX_LOGPROBS}; only with the log-probabilities included"),
+    _supported("metadata", "stands in the answer; nothing is stored"),
+    *(parameter for parameter in _COMMON if parameter.name not in _OTHERWISE),
+    _ignored("reasoning", "not a reasoning model"),
+    _ignored("max_tool_calls", "it limits built-in tools, and there are none"),
+    _ignored("access_programs", "no accounts here"),
+    _refused("previous_response_id", "nothing is stored; send the whole conversation as `input`"),
+    _refused("conversation", "nothing is stored; send the whole conversation as `input`"),
+    _refused("background", "nothing is stored; use `stream`", False),
+    _refused("background_options", "nothing runs in the background"),
+    _refused("prompt", "no prompts are stored; use `instructions` and `input`"),
+    _refused("truncation", "nothing of `input` is dropped", "disabled"),
+    _refused("context_management", "nothing of `input` is dropped", []),
+    _refused("moderation", "no moderation"),
+    _refused("image", "text only"),
+    _refused("messages", "it is `input` here"),
+    _refused("max_tokens", "it is `max_output_tokens` here"),
+    _refused("max_completion_tokens", "it is `max_output_tokens` here"),
+    _refused("response_format", "it is `text.format` here"),
+    _refused("logprobs", "use `include`", False),
+    _refused("n", "a response is one answer", 1),
 )
 
 

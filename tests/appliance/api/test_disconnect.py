@@ -27,7 +27,15 @@ from appliance.engine.generation import Generation
 from appliance.engine.sequence import FinishReason
 from tests import tiny_model
 from tests.fakes import FakeRunner
-from tests.server import CHAT, COMPLETIONS, Served, chat_body, raw_request, wait_until
+from tests.server import (
+    CHAT,
+    COMPLETIONS,
+    RESPONSES,
+    Served,
+    chat_body,
+    raw_request,
+    wait_until,
+)
 
 STEP_S = 0.005
 A_WHOLE_ANSWER = 400  # passes, and some more; 2 s, in which a client's leaving shows
@@ -82,7 +90,11 @@ def endless(_one_token_a_step: Served) -> Iterator[Served]:
     _one_token_a_step.check_no_leak()
 
 
-BODIES = [(CHAT, chat_body("a prompt")), (COMPLETIONS, {"model": "tiny", "prompt": "a prompt"})]
+BODIES = [
+    (CHAT, chat_body("a prompt")),
+    (COMPLETIONS, {"model": "tiny", "prompt": "a prompt"}),
+    (RESPONSES, {"model": "tiny", "input": "a prompt"}),
+]
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES)
@@ -91,7 +103,7 @@ def test_leaving_in_the_middle_of_a_stream(
     endless: Served, path: str, body: dict[str, Any], abruptly: bool
 ) -> None:
     with raw_request(endless.address, path, {**body, "stream": True}) as connection:
-        read_until(connection, b"x")
+        read_until(connection, b'"x')
         assert endless.num_open == 1
         if abruptly:
             leave_abruptly(connection)

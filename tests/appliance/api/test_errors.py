@@ -19,7 +19,15 @@ from appliance.bench import errors as bench_errors
 from appliance.config import Config, EngineConfig, ServerConfig
 from appliance.tune.calibration import UnusableCalibrationError
 from tests.fakes import FakeRunner
-from tests.server import CHAT, COMPLETIONS, Served, chat_body, raw_request, wait_until
+from tests.server import (
+    CHAT,
+    COMPLETIONS,
+    RESPONSES,
+    Served,
+    chat_body,
+    raw_request,
+    wait_until,
+)
 
 INVALID = "invalid_request_error"
 
@@ -51,7 +59,7 @@ def refusal(response: httpx.Response, status: int, code: str, kind: str = INVALI
         (b'{"model": "tiny", "user": "\\ud83d"}', "not valid JSON"),
     ],
 )
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES])
 def test_a_body_that_is_no_json_object(served: Served, path: str, body: bytes, says: str) -> None:
     error = refusal(served.client.post(path, content=body), 400, "invalid_value")
     assert says in error["message"]
@@ -177,9 +185,9 @@ def test_a_long_completion_prompt_names_prompt(served: Served) -> None:
     assert "600 tokens" in error["message"]
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES])
 def test_an_unknown_model(served: Served, path: str) -> None:
-    body = chat_body(model="gpt-9", prompt="x")
+    body = chat_body(model="gpt-9", prompt="x", input="x")
     error = refusal(served.client.post(path, json=body), 404, "model_not_found")
     assert error["param"] == "model"
     assert "'gpt-9'" in error["message"] and "'tiny'" in error["message"]
@@ -188,7 +196,7 @@ def test_an_unknown_model(served: Served, path: str) -> None:
 def test_an_unknown_path_and_a_wrong_method(served: Served) -> None:
     refusal(served.client.get("/v1/nothing"), 404, "not_found")
     refusal(served.client.post("/v1/nothing", json={}), 404, "not_found")
-    for path in (CHAT, COMPLETIONS):
+    for path in (CHAT, COMPLETIONS, RESPONSES):
         response = served.client.get(path)
         refusal(response, 405, "method_not_allowed")
         assert "POST" in response.headers["allow"]

@@ -16,7 +16,7 @@ from appliance.access.key_file import make_key, read_keys, write_keys
 from appliance.api.gate import OPEN
 from appliance.api.routes import ROUTES
 from appliance.config import Config, ServerConfig
-from tests.server import CHAT, COMPLETIONS, Served, chat_body
+from tests.server import CHAT, COMPLETIONS, RESPONSES, Served, chat_body
 
 PROTECTED = [
     ("GET", "/v1/models"),
@@ -24,6 +24,7 @@ PROTECTED = [
     ("GET", "/metrics"),
     ("POST", CHAT),
     ("POST", COMPLETIONS),
+    ("POST", RESPONSES),
 ]
 
 

@@ -10,22 +10,33 @@ import msgspec
 import pytest
 from openai.types import completion_create_params as openai_completion
 from openai.types.chat import completion_create_params as openai_chat
+from openai.types.responses import response_create_params as openai_response
 
 from appliance.api import parameters as parameters_module
 from appliance.api.parameters import (
     CHAT_PARAMETERS,
     COMPLETION_PARAMETERS,
+    RESPONSE_PARAMETERS,
     Parameter,
     Support,
     check_refused,
     table,
 )
+from appliance.api.response_request import ResponseRequest
 from appliance.api.schemas import ChatCompletionRequest, CompletionRequest
-from tests.server import CHAT, COMPLETIONS, Served, chat_body
+from tests.server import CHAT, COMPLETIONS, RESPONSES, Served, chat_body
 
 README = Path(parameters_module.__file__).with_name("README.md")
-TABLES = {"chat": CHAT_PARAMETERS, "completions": COMPLETION_PARAMETERS}
-STRUCTS = {"chat": ChatCompletionRequest, "completions": CompletionRequest}
+TABLES = {
+    "chat": CHAT_PARAMETERS,
+    "completions": COMPLETION_PARAMETERS,
+    "responses": RESPONSE_PARAMETERS,
+}
+STRUCTS = {
+    "chat": ChatCompletionRequest,
+    "completions": CompletionRequest,
+    "responses": ResponseRequest,
+}
 OPENAI = {
     "chat": (
         openai_chat.CompletionCreateParamsBase,
@@ -37,12 +48,18 @@ OPENAI = {
         openai_completion.CompletionCreateParamsNonStreaming,
         openai_completion.CompletionCreateParamsStreaming,
     ),
+    "responses": (
+        openai_response.ResponseCreateParamsBase,
+        openai_response.ResponseCreateParamsNonStreaming,
+        openai_response.ResponseCreateParamsStreaming,
+    ),
 }
 BODIES = {
     "chat": (CHAT, chat_body(max_tokens=1)),
     "completions": (COMPLETIONS, {"model": "tiny", "prompt": "hi", "max_tokens": 1}),
+    "responses": (RESPONSES, {"model": "tiny", "input": "hi", "max_output_tokens": 1}),
 }
-ENDPOINTS = pytest.mark.parametrize("endpoint", ["chat", "completions"])
+ENDPOINTS = pytest.mark.parametrize("endpoint", ["chat", "completions", "responses"])
 
 # For each supported parameter a value that an answer of one token can be made with.
 SUPPORTED: dict[str, Any] = {
@@ -79,6 +96,18 @@ SUPPORTED: dict[str, Any] = {
     "tools": [{"type": "function", "function": {"name": "f"}}],
     "tool_choice": "auto",
     "parallel_tool_calls": False,
+    "input": [{"role": "user", "content": "hi"}],
+    "instructions": "be brief",
+    "max_output_tokens": 1,
+    "text": {"format": {"type": "text"}, "verbosity": "low"},
+    "include": ["message.output_text.logprobs", "reasoning.encrypted_content"],
+    "metadata": {"a": "b"},
+}
+# What has another form, or is only known, at one endpoint.
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "chat": {"logprobs": True},
+    "completions": {"logprobs": 3},
+    "responses": {"tools": [{"type": "function", "name": "f"}]},
 }
 IGNORED: dict[str, Any] = {
     "user": "someone",
@@ -91,6 +120,9 @@ IGNORED: dict[str, Any] = {
     "prompt_cache_retention": "24h",
     "reasoning_effort": "high",
     "verbosity": "low",
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "max_tool_calls": 1,
+    "access_programs": {"cyber": "standard"},
 }
 REFUSED: dict[str, tuple[Any, ...]] = {
     "best_of": (2, 0, True),
@@ -103,6 +135,25 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "moderation": ({"model": "omni-moderation-latest"},),
     "prediction": ({"type": "content", "content": "x"},),
     "web_search_options": ({},),
+    "previous_response_id": ("resp_1", ""),
+    "conversation": ("conv_1", {"id": "conv_1"}),
+    "background": (True, 0),
+    "background_options": ({"completion_window": "2h"},),
+    "prompt": ({"id": "pmpt_1"},),
+    "truncation": ("auto",),
+    "context_management": ([{"type": "compaction"}],),
+    "image": ({"context_compression": "auto"},),
+    "messages": ([{"role": "user", "content": "hi"}],),
+    "max_tokens": (1,),
+    "max_completion_tokens": (1,),
+    "response_format": ({"type": "json_object"},),
+    "logprobs": (True, 1, 0),
+    "n": (2,),
+}
+NEEDED = {
+    "chat": ("model", "messages"),
+    "completions": ("model", "prompt"),
+    "responses": ("model", "input"),
 }
 
 
@@ -137,7 +188,7 @@ def test_every_field_stands_in_the_table_and_only_ignored_ones_are_no_field(endp
 
 @ENDPOINTS
 def test_supported_parameters_are_taken(served: Served, endpoint: str) -> None:
-    supported = {**SUPPORTED, "logprobs": True if endpoint == "chat" else 3}
+    supported = {**SUPPORTED, **OTHERWISE[endpoint]}
     for parameter in named(endpoint, Support.SUPPORTED):
         response = post(served, endpoint, **{parameter.name: supported[parameter.name]})
         assert response.status_code == 200, (parameter.name, response.text)
@@ -145,10 +196,15 @@ def test_supported_parameters_are_taken(served: Served, endpoint: str) -> None:
 
 @ENDPOINTS
 def test_ignored_parameters_change_nothing(served: Served, endpoint: str) -> None:
-    plain = post(served, endpoint).json()["choices"]
+    said = "output" if endpoint == "responses" else "choices"
+
+    def answer(**fields: Any) -> str:
+        """Without its id, which is another one every time."""
+        return re.sub(r"\bmsg_\w+", "", str(post(served, endpoint, **fields).json()[said]))
+
+    plain = answer()
     for parameter in named(endpoint, Support.IGNORED):
-        response = post(served, endpoint, **{parameter.name: IGNORED[parameter.name]})
-        assert response.json()["choices"] == plain, parameter.name
+        assert answer(**{parameter.name: IGNORED[parameter.name]}) == plain, parameter.name
 
 
 @ENDPOINTS
@@ -177,7 +233,7 @@ def test_null_is_absent_for_every_parameter(served: Served) -> None:
     """OpenAI's own clients and many others send null for what is not set."""
     for endpoint in TABLES:
         for parameter in TABLES[endpoint]:
-            if parameter.name not in ("model", "messages", "prompt"):
+            if parameter.name not in NEEDED[endpoint]:
                 response = post(served, endpoint, **{parameter.name: None})
                 assert response.status_code == 200, (parameter.name, response.text)
 
