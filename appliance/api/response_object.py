@@ -11,6 +11,7 @@ from appliance.api.output_formats import TextFormat
 from appliance.api.response_request import FunctionTool, NamedFunction, ResponseRequest, TextConfig
 from appliance.api.timings import Timings
 from appliance.chat.completion import Completion
+from appliance.errors import RequestError
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
@@ -115,7 +116,7 @@ class ResponseObject(msgspec.Struct, kw_only=True):
 
 
 def asked(data: ResponseRequest) -> dict[str, Any]:
-    """The fields of the answer that say again what was asked for."""
+    """The fields of the answer that say again what was asked for. Raises `RequestError`."""
     return {
         "instructions": data.instructions,
         "max_output_tokens": data.max_output_tokens,
@@ -124,10 +125,21 @@ def asked(data: ResponseRequest) -> dict[str, Any]:
         "temperature": data.temperature,
         "text": TextConfig((data.text.format if data.text else None) or TextFormat()),
         "tool_choice": data.tool_choice or "auto",
-        "tools": data.tools or [],
+        "tools": _encoded(data.tools or []),
         "top_logprobs": data.top_logprobs or 0,
         "top_p": data.top_p,
     }
+
+
+def _encoded(tools: list[FunctionTool]) -> msgspec.Raw:
+    """As they are sent, up to three times in a stream.
+
+    Schemas nobody enforces may be nested so deep that they can just be read and not be written.
+    """
+    try:
+        return msgspec.Raw(msgspec.json.encode(tools))
+    except RecursionError:
+        raise RequestError("tools: the parameters are nested too deep", "tools") from None
 
 
 def response_usage(completion: Completion) -> ResponseUsage:

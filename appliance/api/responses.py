@@ -38,6 +38,12 @@ async def create_response(
     completer = service.completer_for(data.model)
     check_refused(RESPONSE_PARAMETERS, msgspec.structs.asdict(data))
     options = data.options()
+    shared = {
+        "id": f"resp_{uuid.uuid4().hex}",
+        "created_at": int(time.time()),
+        "model": service.model_name,
+        **asked(data),
+    }
     try:
         (completion,) = await answers_to(
             messages_of(data.input, data.instructions, service.max_messages),
@@ -51,12 +57,6 @@ async def create_response(
         # What the model is given comes as `input` here, whoever finds that it is too long.
         error.param = "input" if error.param == "messages" else error.param
         raise
-    shared = {
-        "id": f"resp_{uuid.uuid4().hex}",
-        "created_at": int(time.time()),
-        "model": service.model_name,
-        **asked(data),
-    }
     writer = ResponseWriter(shared, completion, with_timings=bool(data.timings))
     try:
         if data.stream:

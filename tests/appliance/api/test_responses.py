@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from openai.types.responses import Response
 
+from appliance.api.response_object import asked
+from appliance.api.response_request import FunctionTool, ResponseRequest
 from appliance.config import Config, ServerConfig
+from appliance.errors import RequestError
 from tests import tiny_model
 from tests.fakes import FakeRunner
 from tests.server import Served
@@ -367,3 +370,14 @@ def test_too_many_items(tmp_path: Path) -> None:
         items = [{"role": "user", "content": "hi"}] * 3
         assert "server.max_messages" in refused(served.respond(items), "input")
         answered(served.respond(items[:2], instructions="be brief"))
+
+
+def test_parameters_that_can_be_read_but_not_be_written_again() -> None:
+    """How deep they may be nested depends on how deep the reader and the writer are called."""
+    parameters: dict[str, Any] = {}
+    for _ in range(100_000):
+        parameters = {"a": parameters}
+    tool = FunctionTool(name="f", parameters=parameters, type="function")
+    with pytest.raises(RequestError, match="nested too deep") as caught:
+        asked(ResponseRequest(model="tiny", input="hi", tools=[tool]))
+    assert caught.value.param == "tools"
