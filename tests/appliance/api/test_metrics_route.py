@@ -10,7 +10,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from appliance.config import Config, EngineConfig
 from tests.fakes import FakeRunner
-from tests.server import CHAT, COMPLETIONS, Served, chat_body, events, raw_request, wait_until
+from tests.server import (
+    CHAT,
+    COMPLETIONS,
+    RESPONSES,
+    Served,
+    chat_body,
+    events,
+    named_events,
+    raw_request,
+    wait_until,
+)
 
 CHATS = {
     "gen_ai_operation_name": "chat",
@@ -90,6 +100,21 @@ def test_a_streamed_chat(fresh: Served) -> None:
         assert scrape.own("prompt_tokens_total") == (
             scrape.own("prefill_tokens_total") + scrape.own("cached_prompt_tokens_total")
         )
+
+
+def test_responses_are_chats_on_a_route_of_their_own(fresh: Served) -> None:
+    with fresh as served:
+        served.answer("hello")
+        named_events(served.respond(stream=True))
+        assert served.respond().status_code == 200
+        assert served.respond(previous_response_id="resp_1").status_code == 400
+        scrape = at_rest(served)
+        assert scrape.value(f"{DURATION}_count", **CHATS, error_type="") == 2
+        assert scrape.value(f"{DURATION}_count", **CHATS, error_type="invalid_value") == 1
+        assert scrape.value(f"{FIRST_TOKEN}_count", **CHATS) == 1
+        assert scrape.value(f"{PER_TOKEN}_count", **CHATS) == 2
+        assert scrape.own("http_responses_total", route=RESPONSES, status="200") == 2
+        assert scrape.own("http_responses_total", route=RESPONSES, status="400") == 1
 
 
 def test_the_first_token_s_time_is_the_client_s(fresh: Served) -> None:
