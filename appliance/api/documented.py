@@ -33,7 +33,8 @@ class Documented:
     """One route.
 
     `answer` is the body of status 200, None for text of one of `text_types`; `events` are what
-    the data of each event may hold where the answer may be a stream instead. `errors` are those
+    the data of each event may hold where the answer may be a stream instead. Where they have tags,
+    those are the events' names, and errors are among them. `errors` are those
     of `exceptions.ANSWERS` that only some routes raise; what the gate, the body or a bug of ours
     brings is added by itself. `others` are bodies of further statuses that are no errors in that
     sense. `parameters` say more of the request's fields; `examples`, by their names, are bodies to

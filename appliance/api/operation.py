@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_type_hints
 
 import msgspec
@@ -161,8 +161,7 @@ class Operation:
             return {kind: {"schema": {"type": "string"}} for kind in told.text_types}
         content = _json(references[told.answer])
         if told.events:
-            kinds: list[type[msgspec.Struct]] = [*told.events, ErrorBody]
-            content[_EVENTS] = {"schema": _event([references[kind] for kind in kinds])}
+            content[_EVENTS] = {"schema": _event(told.events, references)}
         return content
 
 
@@ -186,9 +185,19 @@ def _error(references: References, answers: list[ErrorAnswer]) -> Schema:
     }
 
 
-def _event(kinds: list[Schema]) -> Schema:
+def _event(kinds: Sequence[type[msgspec.Struct]], references: References) -> Schema:
     """What each event of a stream holds: OpenAPI 3.1 has no other place for it."""
-    data = {"type": "string", "contentMediaType": _JSON, "contentSchema": {"anyOf": kinds}}
+    names = [tag for kind in kinds if (tag := kind.__struct_config__.tag)]
+    error: tuple[type[msgspec.Struct], ...] = () if names else (ErrorBody,)
+    schema = {"anyOf": [references[kind] for kind in (*kinds, *error)]}
+    data = {"type": "string", "contentMediaType": _JSON, "contentSchema": schema}
+    if names:
+        return {
+            "description": "Each event of the stream, under the name that is the `type` in it.",
+            "type": "object",
+            "properties": {"event": {"enum": names}, "data": data},
+            "required": ["event", "data"],
+        }
     return {
         "description": "Each event of the stream: a chunk, or an error behind the first text, and "
         "`[DONE]` at the end.",

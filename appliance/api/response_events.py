@@ -113,3 +113,22 @@ class TextDone(_ContentEvent, tag="response.output_text.done", kw_only=True):
 
     text: str
     logprobs: list[TokenLogprob]
+
+
+EVENTS: tuple[type[Event], ...] = (
+    ResponseCreated,
+    ResponseInProgress,
+    OutputItemAdded,
+    ContentPartAdded,
+    TextDelta,
+    TextDone,
+    ContentPartDone,
+    ArgumentsDelta,
+    ArgumentsDone,
+    OutputItemDone,
+    ResponseCompleted,
+    ResponseIncomplete,
+    ErrorEvent,
+    ResponseFailed,
+)
+"""All that a stream may hold."""

@@ -15,10 +15,14 @@ from appliance.errors import RequestError
 _TEXT_OF = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
+# The type of others is read, to say what is wrong with them.
+PartType = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(_TEXT_OF)})]
+
+
 class InputPart(msgspec.Struct):
     """A part of a content: `input_text`, `output_text` or `refusal`."""
 
-    type: str
+    type: PartType
     text: str | None = None
     refusal: str | None = None
 

@@ -8,8 +8,9 @@ import msgspec
 
 from appliance.api.output_formats import JSONObjectFormat, Schema, TextFormat
 from appliance.api.response_input import Input
-from appliance.api.schemas import NumLogprobs, SamplingFields
+from appliance.api.schemas import SamplingFields
 from appliance.api.tools import ChosenFunction, FunctionDefinition, function_use
+from appliance.api.wire_types import NumLogprobs
 from appliance.chat.options import CompletionOptions
 from appliance.chat.output_format import OutputFormat, json_object, json_schema
 from appliance.chat.tools import ToolUse

@@ -15,9 +15,10 @@ from litestar.response import Response, Stream
 
 from appliance.api.answers import answers_to, begun, collected
 from appliance.api.disconnect import unless_gone
+from appliance.api.documented import DOCUMENTED, GENERATES, Documented
 from appliance.api.parameters import RESPONSE_PARAMETERS, check_refused
 from appliance.api.request_meter import OPERATION
-from appliance.api.response_events import Event
+from appliance.api.response_events import EVENTS, Event
 from appliance.api.response_input import messages_of
 from appliance.api.response_object import ResponseObject, asked
 from appliance.api.response_request import ResponseRequest
@@ -27,8 +28,22 @@ from appliance.chat.completion import Delta
 from appliance.errors import RequestError
 from appliance.service import Service
 
+_QUESTION = {"input": "Why is the sky blue?"}
+_DOCUMENTED = Documented(
+    ResponseObject,
+    events=EVENTS,
+    errors=GENERATES,
+    parameters=RESPONSE_PARAMETERS,
+    examples={"whole": _QUESTION, "streamed": {**_QUESTION, "stream": True}},
+)
 
-@post("/v1/responses", status_code=200, tags=["generation"], opt={OPERATION: "chat"})
+
+@post(
+    "/v1/responses",
+    status_code=200,
+    tags=["generation"],
+    opt={OPERATION: "chat", DOCUMENTED: _DOCUMENTED},
+)
 async def create_response(
     request: Request[Any, Any, Any],
     data: JSONBody[ResponseRequest],

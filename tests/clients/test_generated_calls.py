@@ -17,12 +17,12 @@ import pytest
 
 from appliance.access.key_file import make_key, write_keys
 from appliance.config import Config, ServerConfig
-from tests.server import CHAT, COMPLETIONS, Served
+from tests.server import CHAT, COMPLETIONS, RESPONSES, Served
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
 SEED = 20
-GENERATING = (CHAT, COMPLETIONS)
+GENERATING = (CHAT, COMPLETIONS, RESPONSES)
 
 
 @dataclass
@@ -103,7 +103,7 @@ def only(document: dict[str, Any], method: str) -> dict[str, Any]:
 
 
 def streaming_only(document: dict[str, Any]) -> dict[str, Any]:
-    """The two generating routes alone, with no request that asks for no stream."""
+    """The generating routes alone, with no request that asks for no stream."""
     document = copy.deepcopy(document)
     document["paths"] = {path: document["paths"][path] for path in GENERATING}
     for path in GENERATING:

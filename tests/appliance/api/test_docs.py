@@ -16,16 +16,23 @@ from jsonschema import Draft202012Validator
 
 from appliance.access.key_file import make_key, write_keys
 from appliance.api.exceptions import ANSWERS
-from appliance.api.parameters import CHAT_PARAMETERS, COMPLETION_PARAMETERS, Support
+from appliance.api.parameters import (
+    CHAT_PARAMETERS,
+    COMPLETION_PARAMETERS,
+    RESPONSE_PARAMETERS,
+    Support,
+)
+from appliance.api.response_events import EVENTS
 from appliance.api.routes import ROUTES
 from appliance.config import Config, ServerConfig
-from tests.server import CHAT, COMPLETIONS, Served, chat_body
+from tests.server import CHAT, COMPLETIONS, RESPONSES, Served, chat_body, named_events
 
 TOKENIZE, DETOKENIZE = "/v1/tokenize", "/v1/detokenize"
 GENERATION = {200, 400, 404, 413, 429, 500, 503, 504}
 STATUSES = {
     CHAT: GENERATION,
     COMPLETIONS: GENERATION,
+    RESPONSES: GENERATION,
     TOKENIZE: {200, 400, 404, 413, 500, 503},
     DETOKENIZE: {200, 400, 404, 413, 500, 503},
     "/v1/models": {200, 500},
@@ -38,6 +45,7 @@ OPEN = {"/health/live", "/health/ready"}
 BODIES = {
     CHAT: chat_body(max_tokens=1),
     COMPLETIONS: {"model": "tiny", "prompt": "hi", "max_tokens": 1},
+    RESPONSES: {"model": "tiny", "input": "hi", "max_output_tokens": 1},
     TOKENIZE: {"prompt": "hi"},
     DETOKENIZE: {"tokens": [104]},
 }
@@ -101,7 +109,8 @@ def test_every_code_of_the_table_of_errors(tmp_path: Path, tiny_model_dir: Path)
     with Served(tiny_model_dir, config=Config(server=server)) as served:
         document = served.client.get("/docs").json()
     told = {answer.code for answer in ANSWERS.values()} | {"internal_error"}
-    assert codes(document, CHAT) == codes(document, COMPLETIONS) == told
+    assert told == codes(document, CHAT) == codes(document, COMPLETIONS)
+    assert told == codes(document, RESPONSES)
     assert codes(document, "/health/live") == {"internal_error"}
     for path in STATUSES:
         statuses = set(operation(document, path)["responses"])
@@ -120,8 +129,27 @@ def test_streams_are_told_with_their_events(document: Any) -> None:
         assert f"/{chunk}" in event and "/ErrorBody" in event and "[DONE]" in event
 
 
+def test_named_events_are_told_with_their_names(served: Served, document: Any) -> None:
+    content = operation(document, RESPONSES)["responses"]["200"]["content"]
+    fields = content["text/event-stream"]["schema"]["properties"]
+    assert len(fields["event"]["enum"]) == len(EVENTS) == 14
+    assert len(fields["data"]["contentSchema"]["anyOf"]) == 14
+    schema = {**fields["data"]["contentSchema"], "components": document["components"]}
+    validator = Draft202012Validator(schema)
+    found = named_events(served.respond(stream=True))
+    for event in found:
+        assert event["type"] in fields["event"]["enum"]
+        validator.validate(event)
+        assert not validator.is_valid({**event, "type": "response.other"})
+
+
 @pytest.mark.parametrize(
-    ("path", "parameters"), [(CHAT, CHAT_PARAMETERS), (COMPLETIONS, COMPLETION_PARAMETERS)]
+    ("path", "parameters"),
+    [
+        (CHAT, CHAT_PARAMETERS),
+        (COMPLETIONS, COMPLETION_PARAMETERS),
+        (RESPONSES, RESPONSE_PARAMETERS),
+    ],
 )
 def test_every_parameter_is_told_with_what_becomes_of_it(
     document: Any, path: str, parameters: Any
@@ -142,7 +170,7 @@ def test_the_model_is_the_served_one_and_the_examples_work(
     served: Served, document: Any, path: str
 ) -> None:
     names = body_schema(document, path)["properties"]["model"]["enum"]
-    assert names == (["tiny"] if path in (CHAT, COMPLETIONS) else ["tiny", None])
+    assert names == (["tiny"] if path in (CHAT, COMPLETIONS, RESPONSES) else ["tiny", None])
     examples = operation(document, path)["requestBody"]["content"]["application/json"]["examples"]
     assert examples
     for example in examples.values():
@@ -158,11 +186,15 @@ def ranges(schema: Any) -> Iterator[tuple[str, str, float]]:
                     yield name, keyword, kind[keyword]
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES])
 def test_every_range_is_the_one_that_is_enforced(served: Served, document: Any, path: str) -> None:
     needed = {"top_logprobs": {"logprobs": True}}
-    found = list(ranges(body_schema(document, path)))
-    assert len(found) >= 18
+    refused: set[str] = set()
+    if path == RESPONSES:
+        needed["top_logprobs"] = {"include": ["message.output_text.logprobs"]}
+        refused = {p.name for p in RESPONSE_PARAMETERS if p.support is Support.REFUSED}
+    found = [one for one in ranges(body_schema(document, path)) if one[0] not in refused]
+    assert len(found) >= 17
     for name, keyword, limit in found:
         beyond = limit + (-1 if keyword == "minimum" else 1) * (1 if limit == int(limit) else 0.005)
         for value, status in ((limit, 200), (beyond, 400)):
