@@ -25,6 +25,7 @@ from appliance.api.response_object import (
 from appliance.api.schemas import ErrorBody
 from appliance.api.timings import timings_of
 from appliance.chat.completion import Completion, Delta
+from appliance.chat.scored_tokens import ScoredToken
 from appliance.chat.tool_parser import CallDelta
 from appliance.engine.sequence import FinishReason
 
@@ -49,6 +50,8 @@ class ResponseWriter:
         self._open: OutputItem | None = None
         self._written: list[str] = []
         self._logprobs: list[TokenLogprob] = []
+        self._tokens: list[ScoredToken] = []
+        self._num_text = 0
         self._is_cut = False
 
     def begin(self) -> Iterator[events.Event]:
@@ -60,11 +63,12 @@ class ResponseWriter:
     def feed(self, delta: Delta) -> Iterator[events.Event]:
         """What `delta` adds."""
         self._is_cut = delta.finish_reason is FinishReason.LENGTH
-        # Also tokens without text in a message, and the end of an answer that is empty.
-        in_message = isinstance(self._open, OutputMessage) and delta.tokens and not delta.calls
-        is_empty = delta.finish_reason is not None and not (self._open or delta.calls)
-        if delta.text or in_message or is_empty:
-            yield from self._add_text(delta)
+        self._tokens += delta.tokens
+        has_calls = bool(delta.calls) or isinstance(self._open, FunctionCall)
+        ends_text = delta.finish_reason is not None and not has_calls
+        # At the end also tokens that came to no text, and the message of an answer without any.
+        if delta.text or (ends_text and (self._tokens or self._open is None)):
+            yield from self._add_text(delta.text, is_last=ends_text)
         for call in delta.calls:
             yield from self._add_call(call)
         if delta.finish_reason is not None:
@@ -109,18 +113,25 @@ class ResponseWriter:
         )
         yield self._event(events.ResponseFailed, response=response)
 
-    def _add_text(self, delta: Delta) -> Iterator[events.Event]:
+    def _add_text(self, text: str, *, is_last: bool) -> Iterator[events.Event]:
         if self._open is None:
             message = OutputMessage(id=_id("msg"), status="in_progress", content=[])
             yield self._opened(message)
             yield self._piece(events.ContentPartAdded, message, part=OutputText(text=""))
         item = self._open
         assert isinstance(item, OutputMessage)
-        logprobs = chat_logprobs(delta.tokens).content
-        self._written.append(delta.text)
+        self._written.append(text)
+        self._num_text += len(text)
+        logprobs = chat_logprobs(self._due(is_last=is_last)).content
         self._logprobs += logprobs
-        if delta.text or logprobs:
-            yield self._piece(events.TextDelta, item, delta=delta.text, logprobs=logprobs)
+        if text or logprobs:
+            yield self._piece(events.TextDelta, item, delta=text, logprobs=logprobs)
+
+    def _due(self, *, is_last: bool) -> list[ScoredToken]:
+        """The tokens that begin in the text so far; those behind it may be a call's."""
+        due = [t for t in self._tokens if is_last or t.offset < self._num_text]
+        self._tokens = self._tokens[len(due) :]
+        return due
 
     def _add_call(self, call: CallDelta) -> Iterator[events.Event]:
         if call.name is not None:

@@ -174,6 +174,37 @@ def test_log_probabilities_come_with_their_text(served: Served) -> None:
     assert len(found[-1]["response"]["output"][0]["content"][0]["logprobs"]) == 5
 
 
+@pytest.mark.parametrize("given", ["hi", f"Well, <toolbox>. {TIME}" * 2], ids=["new", "drafts"])
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (f"Well, <toolbox>. {TIME}", "Well, <toolbox>."),
+        ("Well, <toolbox>. ", "Well, <toolbox>. "),
+        (b"Well, \xf0\x9f", "Well, "),
+        (TIME, None),
+    ],
+)
+def test_log_probabilities_of_text_alone(
+    served: Served, given: str, said: str | bytes, text: str | None
+) -> None:
+    """Where calls may follow, tokens wait until it is known what they are."""
+    fields: dict[str, Any] = {"tools": TOOLS, "include": ["message.output_text.logprobs"]}
+    served.answer(said)
+    answers = [
+        served.respond(given, **fields).json()["output"],
+        streamed(served.respond(given, **fields, stream=True))[-1]["response"]["output"],
+    ]
+    for output in answers:
+        messages = [item for item in output if item["type"] == "message"]
+        assert len(messages) == (text is not None)
+        for message in messages:
+            (part,) = message["content"]
+            written = b"".join(bytes(token["bytes"]) for token in part["logprobs"])
+            assert part["text"].rstrip("\ufffd") == text
+            assert written == (said if isinstance(said, bytes) else part["text"].encode())
+    assert without_ids(answers[0]) == without_ids(answers[1])
+
+
 def test_timings_come_with_the_last_event(served: Served) -> None:
     found = streamed(served.respond(timings=True, stream=True))
     assert "timings" not in found[0]["response"]
