@@ -14,7 +14,7 @@ import pytest
 from appliance.config import Config, EngineConfig, GenerationConfig
 from tests import tiny_model
 from tests.fakes import FakeRunner
-from tests.server import CHAT, Served, chat_body, events
+from tests.server import CHAT, Served, chat_body, events, wait_until
 
 TEXTS = [
     "hello",
@@ -347,6 +347,23 @@ def test_an_error_behind_the_first_token(tiny_model_dir: Path, stream: bool) -> 
         assert last["error"]["type"] == "server_error"
         assert last["error"]["code"] == "engine_dead"
         assert last["error"].keys() == {"message", "type", "param", "code"}
+
+
+def test_a_stop_string_ends_computing_with_the_step_under_way(tiny_model_dir: Path) -> None:
+    config = Config(engine=EngineConfig(prompt_lookup=False))
+    with Served(tiny_model_dir, config=config) as served:
+        served.answer("hello, and so on")
+        served.runner.passes.clear()
+        served.chat(max_tokens=5)
+        num_passes = len(served.runner.passes)
+        served.reset()
+        served.runner.hold_at = {num_passes}
+        # The client does not wait for that step either.
+        assert served.chat(stop=["lo"]).json()["choices"][0]["message"]["content"] == "hel"
+        wait_until(served.runner.held.is_set)
+        served.runner.release()
+        served.check_no_leak()
+        assert len(served.runner.passes) == num_passes + 1
 
 
 def test_a_deadline_behind_the_first_token_is_an_event(tiny_model_dir: Path) -> None:

@@ -102,22 +102,57 @@ def test_a_conversation_that_goes_on_reports_what_was_cached() -> None:
     run(test())
 
 
+def held_in_its_fourth_pass() -> FakeRunner:
+    runner = FakeRunner(max_slots=1)
+    runner.hold_at = {3}
+    return runner
+
+
 def test_an_abort_while_running_takes_at_most_one_step() -> None:
     async def test() -> None:
-        async with running(FakeRunner(max_slots=1)) as harness:
+        async with running(held_in_its_fourth_pass()) as harness:
             generation = harness.submit(1, 2, 3, max_tokens=400)
-            await harness.passes(3)
-            harness.runner.gate.clear()
-            before = len(harness.runner.passes)
+            await until(harness.runner.held.is_set)
             generation.abort()
-            harness.runner.gate.set()
+            harness.runner.release()
             await harness.at_rest()
-            # One pass may have waited at the gate, another one not yet have reached it.
-            assert len(harness.runner.passes) <= before + 2
+            assert len(harness.runner.passes) == 4  # the one that was held
             outputs = await collect(generation)
             assert outputs[-1].finish_reason is FinishReason.ABORT
             answer = [id_ for output in outputs for id_ in output.token_ids]
             assert answer == expected((1, 2, 3), len(answer))
+
+    run(test())
+
+
+def test_time_that_runs_out_ends_it_with_the_step_under_way() -> None:
+    async def test() -> None:
+        async with running(held_in_its_fourth_pass()) as harness:
+            generation = harness.submit(1, 2, 3, max_tokens=400, timeout_s=1)
+            submitted = time.monotonic()
+            await until(harness.runner.held.is_set)
+            await until(lambda: time.monotonic() > submitted + 1)
+            harness.runner.release()
+            await harness.at_rest()
+            assert len(harness.runner.passes) == 4
+            with pytest.raises(DeadlineExceededError):
+                await collect(generation)
+
+    run(test())
+
+
+def test_closing_ends_it_with_the_step_under_way() -> None:
+    async def test() -> None:
+        async with running(held_in_its_fourth_pass()) as harness:
+            generation = harness.submit(1, 2, 3, max_tokens=400)
+            await until(harness.runner.held.is_set)
+            closing = asyncio.create_task(harness.engine.close())
+            await asyncio.sleep(0)  # it has told the engine thread, and waits for it
+            harness.runner.release()
+            await closing
+            assert len(harness.runner.passes) == 4
+            with pytest.raises(NotReadyError):
+                await collect(generation)
 
     run(test())
 

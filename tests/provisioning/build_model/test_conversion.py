@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,27 +19,33 @@ from appliance.model_dir import MODEL_XML, Manifest, read_manifest, verify_files
 from provisioning.build_model.errors import QualityGateError
 from provisioning.build_model.workspace import workspace_of
 from tests.provisioning.build_model import tiny_checkout
+from tests.provisioning.sources.fake_hub import FakeHub, HubRepo, commit_of
 
 pytestmark = pytest.mark.build
 
 REPOSITORY = Path(__file__).parents[3]
+# For what must come; long enough for a machine that is busy with other things.
+PATIENCE_S = 280.0
 COMMAND = (sys.executable, "-m", "provisioning.build_model")
 
 
-def start(source: str, out: Path, *more: str) -> subprocess.Popen[str]:
+def start(
+    source: str, out: Path, *more: str, env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, "--source", source, "--out", str(out), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
+        env=env,
     )
 
 
-def build(source: str, out: Path, *more: str) -> str:
+def build(source: str, out: Path, *more: str, env: dict[str, str] | None = None) -> str:
     """Run a build that must succeed; what it printed."""
-    process = start(source, out, *more)
-    printed, errors = process.communicate(timeout=280)
+    process = start(source, out, *more, env=env)
+    printed, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     return printed
 
@@ -126,7 +133,7 @@ def test_unchanged_inputs_build_nothing_and_import_no_torch(checkout: Path, mode
         "heavy = {'torch', 'transformers', 'openvino', 'nncf', 'numpy'} & sys.modules.keys()\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
-    started = time.monotonic()
+    before_s = cpu_s_of_children()
     ended = subprocess.run(
         [sys.executable, "-c", code, "--source", f"dir:{checkout}", "--out", str(model)],
         capture_output=True,
@@ -136,7 +143,8 @@ def test_unchanged_inputs_build_nothing_and_import_no_torch(checkout: Path, mode
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "is up to date" in ended.stdout
-    assert time.monotonic() - started < 2
+    # Nothing is waited for, so the processor's time is the time it takes where others do not work.
+    assert cpu_s_of_children() - before_s < 2
     assert (model / "manifest.json").stat().st_mtime_ns == before.st_mtime_ns
 
 
@@ -168,7 +176,7 @@ def test_signal_ends_the_build_in_order(checkout: Path, tmp_path: Path, number: 
     log = workspace_of(out) / "export.log"
     wait_until(log.exists)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 128 + number
     assert "goes on where this stopped" in errors
@@ -206,6 +214,41 @@ def test_ir_checkout_is_compressed_and_edited_without_export(
     quality = read_manifest(tmp_path / "model").quality
     assert quality is not None
     assert quality.top1_agreement >= quality.min_top1_agreement
+
+
+def test_a_model_of_the_hub_in_four_bits(checkout: Path, tmp_path: Path) -> None:
+    """The whole way over the hub's protocol; the line breaks on the way."""
+    out = tmp_path / "model"
+    files = {path.name: path.read_bytes() for path in checkout.iterdir()}
+    with FakeHub() as hub:
+        hub.repos["Tiny/Llama"] = HubRepo({"main": files})
+        hub.faults.cut["model.safetensors"] = (1 << 20, 1)
+        env = {
+            **os.environ,
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
+        printed = build("hf:Tiny/Llama", out, "--precision", "int4", env=env)
+        assert any("range" in request.headers for request in hub.requests)
+        num_requests = len(hub.requests)
+        again = build("hf:Tiny/Llama", out, "--precision", "int4", env=env)
+        assert {request.path.split("/")[1] for request in hub.requests[num_requests:]} <= {
+            "api",
+            "Tiny",  # config.json
+        }
+
+    assert "download: done" in printed and "top-1" in printed.splitlines()[-1]
+    assert "is up to date" in again and len(again.splitlines()) == 1
+    manifest = read_manifest(out)
+    verify_files(out, manifest, checksums=True)
+    assert (manifest.name, manifest.source.revision) == ("Llama", commit_of("main"))
+    assert manifest.source.license == "apache-2.0"
+    assert (manifest.weights.precision, manifest.weights.group_size) == ("int4", 64)
+    assert not manifest.weights.symmetric
+    assert manifest.quality is not None
+    assert manifest.quality.mean_kl <= manifest.quality.max_mean_kl
 
 
 def test_silent_hub_keeps_the_model_that_is_there(model: Path, tmp_path: Path) -> None:
@@ -285,6 +328,12 @@ class SilentStage:
     def total(self, total: int) -> None: ...
 
 
+def cpu_s_of_children() -> float:
+    """The processor's seconds that ended children of this process took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def children_of_builds(out: Path) -> list[str]:
     """Command lines of running stages that work for `out`."""
     found = []
@@ -299,7 +348,7 @@ def children_of_builds(out: Path) -> list[str]:
 
 
 def wait_until(condition: object) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "the build never came so far"
         time.sleep(0.02)
