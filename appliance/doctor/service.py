@@ -29,6 +29,7 @@ def examine(box: Box) -> Section:
         config_file=str(box.loaded.file) if box.loaded.file else None,
         host=server.host,
         port=server.port,
+        port_owner=None,
         health=box.health.kind,
         status=box.health.status,
     )

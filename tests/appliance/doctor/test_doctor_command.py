@@ -239,3 +239,13 @@ def test_no_error_ends_with_the_doctors_code() -> None:
     assert PROBLEMS_FOUND not in codes
     table = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"| {PROBLEMS_FOUND} | `doctor` found a problem |" in table
+
+
+def test_the_readme_lists_every_fact(n100: FakeBox) -> None:
+    readme = (ROOT / "appliance/doctor/README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`.*) \|$", readme, re.MULTILINE))
+    knobs = {"governor", "energy_performance_preference", "turbo", "cpu_affinity"}
+    knobs |= {"transparent_hugepages", "swappiness"}
+    for section, facts in n100.examine().facts.items():
+        listed = set(re.findall(r"`([a-z_]+)`", rows[section]))
+        assert facts.keys() - knobs <= listed, section
