@@ -8,7 +8,6 @@ from pathlib import Path
 
 from appliance.access.key_file import read_keys
 from appliance.access.place import with_key_file
-from appliance.config import Config
 from appliance.doctor.box import Box
 from appliance.doctor.finding import Section
 from appliance.doctor.health import free_or_why
@@ -57,7 +56,7 @@ def _examine_keys(section: Section, box: Box) -> None:
     path = _keys_file(box)
     section.facts.update(api_keys_file=str(path) if path else None, api_keys=None)
     if path is None:
-        _examine_exposure(section, box.loaded.config)
+        _examine_exposure(section, box)
         return
     try:
         names = [record.name for record in read_keys(path)]
@@ -66,7 +65,7 @@ def _examine_keys(section: Section, box: Box) -> None:
         return
     except (OSError, ValueError) as error:
         told = getattr(error, "strerror", None) or str(error)
-        section.problem("keys", f"{path} cannot be used: {told}", "qwen-appliance key add NAME")
+        section.problem("keys", f"{path} cannot be used: {told}", f"put it right, or: {_add(box)}")
         return
     section.facts["api_keys"] = len(names)
     if names:
@@ -75,7 +74,7 @@ def _examine_keys(section: Section, box: Box) -> None:
         section.problem(
             "keys",
             f"{path} holds no key, so the service will not start",
-            "qwen-appliance key add NAME",
+            _add(box),
         )
 
 
@@ -91,13 +90,20 @@ def _keys_file(box: Box) -> Path | None:
     return credential if is_hidden or credential.exists() else None
 
 
-def _examine_exposure(section: Section, config: Config) -> None:
-    server = config.server
+def _add(box: Box) -> str:
+    """How to make a key where this service looks for it."""
+    if box.is_installed and box.loaded.config.server.api_keys_file is None:
+        return f"sudo qwen-appliance key add NAME --file /{_KEYS_OF_UNIT}; restart the service"
+    return "qwen-appliance key add NAME"
+
+
+def _examine_exposure(section: Section, box: Box) -> None:
+    server = box.loaded.config.server
     try:
         found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
         check_exposure(server, str(found[0][4][0]), "server.host", server.host)
     except ConfigError as error:
-        section.problem("keys", str(error), "qwen-appliance key add NAME")
+        section.problem("keys", str(error), _add(box))
     except (OSError, UnicodeError) as error:
         section.problem("host", f"server.host {server.host}: {error}", "set an address of this box")
     else:
@@ -106,7 +112,7 @@ def _examine_exposure(section: Section, config: Config) -> None:
             section.note(
                 "keys",
                 "no API keys: everybody who reaches this box may use it (server.allow_no_key)",
-                "qwen-appliance key add NAME",
+                _add(box),
             )
         else:
             section.ok("keys", "no API keys, and only this machine can reach the service")

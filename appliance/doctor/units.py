@@ -93,7 +93,7 @@ def examine(box: Box) -> Section:
         for unit in box.units.values()
     }
     if not section.facts["systemd"]:
-        section.note("systemd", "systemd does not run here; the service runs in the foreground")
+        section.note("systemd", "systemd does not run here: nothing starts or watches the service")
     elif not box.units:
         section.note("systemd", "systemctl does not answer", "run doctor with sudo")
     elif not box.is_installed:

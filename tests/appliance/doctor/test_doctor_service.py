@@ -202,7 +202,7 @@ class TestKeys:
         n100.settings["server.host"] = "0.0.0.0"
         found = n100.examine()
         assert found.problems() == ["service.keys"]
-        assert "qwen-appliance key add" in found["service.keys"].remedy
+        assert "--file /etc/credstore/qwen-appliance.api-keys" in found["service.keys"].remedy
         n100.settings["server.allow_no_key"] = "true"
         assert "everybody" in n100.examine()["service.keys"].text
 
