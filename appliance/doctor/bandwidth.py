@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +26,12 @@ class Reading:
     cpu_share: float
 
 
+def _bind(cpus: frozenset[int]) -> None:
+    """Keep this thread on these CPUs, unless a sandbox forbids to choose."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, cpus)
+
+
 class MemoryReader:
     """Reads one large buffer with a thread per core; a context manager that frees it.
 
@@ -41,10 +48,7 @@ class MemoryReader:
 
     def __enter__(self) -> MemoryReader:
         num_threads = len(self._cpus)
-        # The kernel's number for "this thread" is 0, and each one binds itself.
-        self._pool = ThreadPoolExecutor(
-            num_threads, initializer=os.sched_setaffinity, initargs=(0, self._cpus)
-        )
+        self._pool = ThreadPoolExecutor(num_threads, initializer=_bind, initargs=(self._cpus,))
         buffer = np.ones(self._buffer_bytes // 4, dtype=np.int32)
         self._parts = np.array_split(buffer, num_threads)
         self.read()  # touches every page, wakes the threads

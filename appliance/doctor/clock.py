@@ -29,8 +29,8 @@ def examine(box: Box) -> Section:
     for one in plan(_profile(section, box), box.machine):
         knobs.setdefault(one.knob, []).append(one)
     for knob, entries in knobs.items():
-        if knob == "cpu_affinity" and not box.is_installed:
-            continue  # it is written for a unit that is not here
+        if knob == "cpu_affinity" and not box.unit_is(SERVICE, "active", "activating"):
+            continue  # it is written for a unit, and there only while that runs
         steps = [one for one in entries if isinstance(one, Step)]
         skips = [one for one in entries if isinstance(one, Skip)]
         if skips:

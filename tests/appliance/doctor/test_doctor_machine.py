@@ -84,7 +84,9 @@ class TestClock:
 
     def test_a_drop_in_that_is_gone_is_a_problem(self, n100: FakeBox) -> None:
         (n100.root / AFFINITY).unlink()
-        assert "clock.cpu_affinity" in n100.examine().problems()
+        assert n100.examine().problems() == ["clock.cpu_affinity"]
+        n100.tools.units[SERVICE]["ActiveState"] = "inactive"
+        assert "clock.cpu_affinity" not in n100.examine()
 
     def test_where_the_service_really_runs(self, n100: FakeBox) -> None:
         n100.tools.units[SERVICE]["MainPID"] = "77"
