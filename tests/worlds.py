@@ -1,8 +1,8 @@
 """A pytest plugin for `tests/run.sh`: one session per world, and a tally over both.
 
 A test belongs to the world whose name it is marked with, and to `run` otherwise; `--world` leaves
-out all others, and those marked `bench` unless `-m` names them. An `-m` of the person's own still
-means what it says, which it would not if the choice were an `-m` too.
+out all others, and those marked `bench` or `vm` unless `-m` names them. An `-m` of the person's own
+still means what it says, which it would not if the choice were an `-m` too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 MARKED_WORLDS = ("build", "clients")
+ONLY_BY_NAME = ("bench", "vm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,11 +26,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     world = config.getoption("--world")
     if world is None:
         return
-    wants_bench = "bench" in config.getoption("markexpr")
+    wanted = config.getoption("markexpr")
+    left_out = [name for name in ONLY_BY_NAME if name not in wanted]
     chosen, others = [], []
     for item in items:
         is_here = world == next(filter(item.get_closest_marker, MARKED_WORLDS), "run")
-        is_left_out = item.get_closest_marker("bench") is not None and not wants_bench
+        is_left_out = any(map(item.get_closest_marker, left_out))
         (chosen if is_here and not is_left_out else others).append(item)
     items[:] = chosen
     config.hook.pytest_deselected(items=others)
