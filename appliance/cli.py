@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
-from appliance import __version__
+from appliance import __version__, health_check
 from appliance.access import command as key_command
 from appliance.access.place import with_key_file
 from appliance.bench import command as bench_command
@@ -30,6 +31,10 @@ _LOG_FORMAT = "%(levelname)s %(message)s"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code that the README's table explains."""
     args = _parser().parse_args(arguments)
+    if os.getpid() == 1:
+        # The first process of a container: the kernel withholds from it every signal that it has no
+        # handler for. Without one, `docker stop` would wait in vain while a verb works or begins.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         code = int(args.run(args))
         sys.stdout.flush()
@@ -58,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
         "--example", action="store_true", help="print the commented example file instead"
     )
     config.set_defaults(run=_config)
+
+    health = verbs.add_parser("health", help="whether this machine's service takes requests")
+    health_check.add_arguments(health)
+    health.set_defaults(run=health_check.run)
 
     bench = verbs.add_parser("bench", help="measure any OpenAI-compatible server")
     bench_command.add_arguments(bench)

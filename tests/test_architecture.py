@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "appliance/access/*": {"errors", "config", "access"},
     "appliance/listener.py": {"errors", "config"},
     "appliance/connection.py": {"config"},
+    "appliance/health_check.py": {"errors", "config", "doctor.health"},
     "appliance/backends/base.py": set(),
     "appliance/backends/*": {"errors", "config", "heap", "model_dir", "backends"},
     "appliance/engine/*": {"errors", "engine", "backends.base", "metrics"},

@@ -8,6 +8,7 @@ from appliance.backends.base import Backend
 from appliance.backends.block_kv_cache import BlockKVCache
 from appliance.backends.block_pool import BLOCK_SIZE
 from appliance.backends.compile_options import CompileOptions, default_cache_dir
+from appliance.backends.cpu_quota import threads_within_quota
 from appliance.backends.kv_precision import copy_precision, kv_precision
 from appliance.backends.saved_prefixes import restored_prefixes
 from appliance.config import EngineConfig
@@ -39,6 +40,7 @@ def create_backend(config: EngineConfig, model_dir: Path, manifest: Manifest) ->
 
 def _create_stateful(config: EngineConfig, model_dir: Path, manifest: Manifest) -> Backend:
     max_model_len = _max_model_len(config, manifest)
+    from appliance.backends.loader import num_threads
     from appliance.backends.stateful.host_blocks import HostBlocks, KVShape
     from appliance.backends.stateful.model import compile_stateful
     from appliance.backends.stateful.runner import StatefulRunner
@@ -51,8 +53,9 @@ def _create_stateful(config: EngineConfig, model_dir: Path, manifest: Manifest) 
         config, "prefix_cache_mb", config.prefix_cache_mb, max_model_len, block_bytes
     )
     host = HostBlocks(kv.num_blocks, shape, precision)
+    compiled = compile_stateful(model_dir, compile_options(config))
     runner = StatefulRunner(
-        compile_stateful(model_dir, compile_options(config)),
+        compiled,
         kv,
         host,
         max_slots=config.max_num_seqs,
@@ -62,13 +65,14 @@ def _create_stateful(config: EngineConfig, model_dir: Path, manifest: Manifest) 
     return Backend(
         kv,
         runner,
-        description=f"stateful KV cache, {manifest.weights.precision}",
+        description=_description("stateful", manifest, num_threads(compiled)),
         prefixes=restored_prefixes(config, manifest, kv, host.arrays),
     )
 
 
 def _create_paged(config: EngineConfig, model_dir: Path, manifest: Manifest) -> Backend:
     max_model_len = _max_model_len(config, manifest)
+    from appliance.backends.loader import num_threads
     from appliance.backends.paged.model import block_bytes, compile_paged
     from appliance.backends.paged.runner import PagedRunner
 
@@ -86,7 +90,7 @@ def _create_paged(config: EngineConfig, model_dir: Path, manifest: Manifest) -> 
     return Backend(
         kv,
         runner,
-        description=f"paged KV cache, {manifest.weights.precision}",
+        description=_description("paged", manifest, num_threads(compiled)),
         prefixes=restored_prefixes(config, manifest, kv, runner.arrays),
     )
 
@@ -123,7 +127,7 @@ def compile_options(config: EngineConfig) -> CompileOptions:
     """The OpenVINO properties that `config` stands for, its open choices made."""
     group_size = config.dynamic_quantization_group_size
     return CompileOptions(
-        num_threads=config.num_threads,
+        num_threads=config.num_threads or threads_within_quota(),
         dynamic_quantization_group_size=(
             _DYNAMIC_QUANTIZATION_GROUP_SIZE if group_size is None else group_size
         ),
@@ -142,6 +146,11 @@ def _max_model_len(config: EngineConfig, manifest: Manifest) -> int:
             "engine.max_model_len", config.max_model_len, f"this model's context is {of_model}"
         )
     return config.max_model_len
+
+
+def _description(variant: str, manifest: Manifest, num_threads: int) -> str:
+    threads = "1 thread" if num_threads == 1 else f"{num_threads} threads"
+    return f"{variant} KV cache, {manifest.weights.precision}, {threads}"
 
 
 def _unless_auto(precision: str) -> str | None:

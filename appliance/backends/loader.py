@@ -56,6 +56,11 @@ def ir_path(model_dir: Path) -> Path:
     return path
 
 
+def num_threads(compiled: ov.CompiledModel) -> int:
+    """How many threads compute a pass."""
+    return int(compiled.get_property("INFERENCE_NUM_THREADS"))
+
+
 def cpu_capabilities() -> frozenset[str]:
     """What OpenVINO says this CPU computes in, such as `INT8`, `BF16`."""
     return frozenset(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))

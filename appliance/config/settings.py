@@ -145,7 +145,7 @@ class EngineConfig:
     request_timeout_s: Annotated[
         float, Rule("longest a request may wait and run", ge=1, le=86400)
     ] = 600.0
-    num_threads: Annotated[int, Rule("inference threads; 0: OpenVINO chooses", ge=0, le=256)] = 0
+    num_threads: Annotated[int, Rule("inference threads; 0: as the CPUs allow", ge=0, le=256)] = 0
     dynamic_quantization_group_size: Annotated[
         int | None,
         Rule("group size of the activations' INT8; null: the backend's choice", ge=0, le=4096),

@@ -101,7 +101,7 @@ def _examine_exposure(section: Section, box: Box) -> None:
     server = box.loaded.config.server
     try:
         found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-        check_exposure(server, str(found[0][4][0]), "server.host", server.host)
+        check_exposure(server, str(found[0][4][0]), "server.host", server.host, box.env)
     except ConfigError as error:
         section.problem("keys", str(error), _add(box))
     except (OSError, UnicodeError) as error:

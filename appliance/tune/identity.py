@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from appliance.backends.cpu_quota import cpu_quota
 from appliance.backends.model_hash import model_hash
 from appliance.model_dir import Manifest
 
@@ -65,7 +66,8 @@ def identity_of(
 
 
 def cpu_name(cpuinfo: Path = CPUINFO, num_cpus: int | None = None) -> str:
-    """Name, family and stepping as the kernel tells them, and how many CPUs this process may use.
+    """Name, family and stepping as the kernel tells them, and how many CPUs this process may use,
+    for how much of their time.
 
     `ONEDNN_MAX_CPU_ISA`, when it is set, is part of the name.
     """

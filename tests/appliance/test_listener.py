@@ -41,3 +41,11 @@ def test_with_a_key_or_when_told_so_it_listens_everywhere(config: ServerConfig) 
 def test_an_address_that_is_not_ours() -> None:
     with pytest.raises(BindError, match=r"192\.0\.2\.1"):
         listen(ServerConfig(host="192.0.2.1", allow_no_key=True), {})
+
+
+def test_in_the_image_it_says_what_to_type_outside() -> None:
+    with pytest.raises(ConfigError) as caught:
+        listen(ServerConfig(host="0.0.0.0", port=0), {"container": "oci"})
+    assert "docker run --rm -v VOLUME:/data IMAGE key add NAME" in str(caught.value)
+    assert "QWEN_APPLIANCE_SERVER_ALLOW_NO_KEY=true" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -61,6 +61,16 @@ def provide() -> Path:
     return image
 
 
+def kept(kind: str, made_of: Sequence[str], build: Callable[[Path], None]) -> Path:
+    """A directory of something else that is costly to make, kept beside the images."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    cache = Path(home).expanduser() / "qwen-appliance-tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _kept(cache, kind, made_of, build)
+
+
 def _kept(cache: Path, kind: str, made_of: Sequence[str], build: Callable[[Path], None]) -> Path:
     """The directory for these ingredients, built if it is not there."""
     parts = (SUITE, PYTHON, str(VENV), os.uname().machine, *made_of)

@@ -46,11 +46,11 @@ def test_a_longer_window_than_the_model_s_is_refused_before_anything_is_loaded(
 def test_the_window_is_the_model_s_own_but_at_most_8192_unless_configured(
     model_dir: Path, compile_cache: Path, of_model: int, configured: int | None, expected: int
 ) -> None:
-    config = EngineConfig(max_model_len=configured, compile_cache_dir=compile_cache)
+    config = EngineConfig(max_model_len=configured, compile_cache_dir=compile_cache, num_threads=1)
     backend = create_backend(config, model_dir, manifest_of(model_dir, of_model))
     assert backend.runner.limits.max_model_len == expected
     assert backend.kv.allocate((1,) * expected) is not None
-    assert backend.description == "stateful KV cache, int8"
+    assert backend.description == "stateful KV cache, int8, 1 thread"
     backend.runner.close()
 
 
@@ -58,11 +58,13 @@ def test_the_window_is_the_model_s_own_but_at_most_8192_unless_configured(
 def test_the_paged_pool_takes_what_it_is_given_and_holds_one_sequence_at_least(
     model_dir: Path, compile_cache: Path
 ) -> None:
-    config = EngineConfig(kv_cache="paged", kv_cache_mb=128, compile_cache_dir=compile_cache)
+    config = EngineConfig(
+        kv_cache="paged", kv_cache_mb=128, compile_cache_dir=compile_cache, num_threads=2
+    )
     backend = create_backend(config, model_dir, read_manifest(model_dir))
     limits = backend.runner.limits
     assert (limits.max_slots, limits.mixes_phases) == (8, True)
-    assert backend.description == "paged KV cache, int8"
+    assert backend.description == "paged KV cache, int8, 2 threads"
     allocation = backend.kv.allocate((1,) * 100)
     assert allocation is not None and backend.kv.reserve(allocation.slot, 100)
     assert 0 < backend.kv.stats().num_bytes <= 128_000_000

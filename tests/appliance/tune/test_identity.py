@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.backends.model_hash import model_hash
+from appliance.backends.cpu_quota import cpu_quota
 from appliance.model_dir import MODEL_BIN, TOKENIZER, FileEntry, Manifest, read_manifest
 from appliance.tune.identity import cpu_name, identity_of, num_usable_cpus
 
@@ -39,6 +40,8 @@ def test_a_cpu_has_a_name_and_a_number_of_cpus(
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     cpuinfo.write_text(X86)
     ours = f"{num_usable_cpus()} CPUs"
+    if (quota := cpu_quota()) is not None:  # of whatever the tests run in
+        ours += f", the time of {quota:g}"
     assert cpu_name(cpuinfo) == f"Intel(R) N100, cpu family 6, model 190, stepping 0, {ours}"
     cpuinfo.write_text(ARM)
     assert cpu_name(cpuinfo) == f"CPU implementer 0x41, CPU part 0xd0b, {ours}"
