@@ -14,6 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.box.net import Net
 
 CGROUPS = Path("/sys/fs/cgroup")
 # The controllers of cgroup v1, if the host has any: nspawn mounts them read-only.
@@ -51,7 +55,8 @@ class Box:
 
     `fill` is called with the root of its file system before it boots. `fake` is a directory whose
     `cpu/`, `cpuinfo` and `meminfo` replace the host's; the box has a copy, `self.fake`.
-    `memory_bytes` bounds all of the box.
+    `memory_bytes` bounds all of the box. With a `net` it has an `address` there, and otherwise no
+    network.
     """
 
     def __init__(
@@ -63,16 +68,19 @@ class Box:
         fill: Callable[[Path], None] = lambda root: None,
         fake: Path | None = None,
         memory_bytes: int | None = None,
+        net: Net | None = None,
     ) -> None:
         self.name = f"qa-{name}-{os.getpid()}"
         self.directory = work / name
         self.root = self.directory / "root"
         self.fake = self.directory / "fake"
         self.leader = 0
+        self.address = ""
         self._image = image
         self._fill = fill
         self._fake_from = fake
         self._memory_bytes = memory_bytes
+        self._net = net
         self._process: subprocess.Popen[bytes] | None = None
         self._cgroups = list(self._own_cgroups())
 
@@ -92,6 +100,8 @@ class Box:
         host("mount", "-t", "overlay", "overlay", "-o", layers, str(self.root))
         host("ip", "netns", "add", self.name)
         host("ip", "-n", self.name, "link", "set", "lo", "up")
+        if self._net is not None:
+            self.address = self._net.attach(self.name)
         if self._fake_from is not None:
             shutil.copytree(self._fake_from, self.fake, symlinks=True)
         (self.directory / "init").write_text(INIT)

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +29,9 @@ PLATFORMS = (
     *(f"manylinux_2_{minor}" for minor in range(36, 4, -1)),
     *("manylinux2014", "manylinux2010", "manylinux1"),
 )
+# A gateway's: python3-apt for Ansible's module.
+GATEWAY_NEEDS = ("python3-apt",)
+GATEWAY_INSTALLS = ("haproxy", "procps")
 UNUSED_S = 7 * 24 * 3600
 NEEDED = {"systemd-nspawn": "systemd-container", "ip": "iproute2", "nsenter": "util-linux"}
 
@@ -43,6 +45,19 @@ def provide() -> Path:
 
     Raises `NoBoxError` where boxes cannot be booted; a machine that could and makes no image fails.
     """
+    return _provide("image", (LOCK.read_text(),), _build_image)
+
+
+def provide_gateway() -> Path:
+    """The same for a gateway: what Ansible needs, and what it is to install, not installed.
+
+    A box has no internet; apt finds its lists and the packages where it keeps what it downloaded.
+    """
+    return _provide("gateway", (*GATEWAY_NEEDS, *GATEWAY_INSTALLS), _build_gateway)
+
+
+def _provide(kind: str, made_of: Sequence[str], build: Callable[[Path, Path], None]) -> Path:
+    """What `build` makes of Debian, kept under this name."""
     if os.geteuid() != 0:
         raise NoBoxError("needs root")
     for program, package in NEEDED.items():
@@ -54,9 +69,7 @@ def provide() -> Path:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         base = _kept(cache, "base", (PACKAGES,), _build_base)
-        image = _kept(
-            cache, "image", (base.name, LOCK.read_text()), partial(_build_image, base=base)
-        )
+        image = _kept(cache, kind, (base.name, *made_of), lambda root: build(root, base))
         _remove_unused(cache)
     return image
 
@@ -110,6 +123,14 @@ def _build_image(root: Path, base: Path) -> None:
         *("--target", str(root / SITE_PACKAGES), "--upgrade", "-r", str(LOCK)),
     )
     _in_image(root, "python3", "-m", "compileall", "-q", "-j0", f"/{SITE_PACKAGES}")
+
+
+def _build_gateway(root: Path, base: Path) -> None:
+    _run("cp", "-a", "--reflink=auto", str(base), str(root))
+    install = ("apt-get", "install", "-y", "--no-install-recommends")
+    _in_image(root, "apt-get", "update")
+    _in_image(root, *install, *GATEWAY_NEEDS)
+    _in_image(root, *install, "--download-only", *GATEWAY_INSTALLS)
 
 
 def _in_image(image: Path, *command: str) -> None:
