@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.backends.cpu_quota import cpu_quota
 from appliance.backends.model_hash import model_hash
 from appliance.model_dir import Manifest
 

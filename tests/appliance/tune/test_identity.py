@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.backends.model_hash import model_hash
 from appliance.backends.cpu_quota import cpu_quota
+from appliance.backends.model_hash import model_hash
 from appliance.model_dir import MODEL_BIN, TOKENIZER, FileEntry, Manifest, read_manifest
 from appliance.tune.identity import cpu_name, identity_of, num_usable_cpus
 
