@@ -45,7 +45,7 @@ def provide() -> Path:
 
     Raises `NoBoxError` where boxes cannot be booted; a machine that could and makes no image fails.
     """
-    return _provide("image", (LOCK.read_text(),), _build_image)
+    return provide_as("image", (LOCK.read_text(),), _build_image)
 
 
 def provide_gateway() -> Path:
@@ -53,11 +53,14 @@ def provide_gateway() -> Path:
 
     A box has no internet; apt finds its lists and the packages where it keeps what it downloaded.
     """
-    return _provide("gateway", (*GATEWAY_NEEDS, *GATEWAY_INSTALLS), _build_gateway)
+    return provide_as("gateway", (*GATEWAY_NEEDS, *GATEWAY_INSTALLS), _build_gateway)
 
 
-def _provide(kind: str, made_of: Sequence[str], build: Callable[[Path, Path], None]) -> Path:
-    """What `build` makes of Debian, kept under this name."""
+def provide_as(kind: str, made_of: Sequence[str], build: Callable[[Path, Path], None]) -> Path:
+    """What `build(root, base)` makes of Debian, which is in `base`; kept under these ingredients.
+
+    `build` makes the directory `root`. Raises `NoBoxError` as `provide` does.
+    """
     if os.geteuid() != 0:
         raise NoBoxError("needs root")
     for program, package in NEEDED.items():
@@ -107,37 +110,39 @@ def _remove_unused(cache: Path) -> None:
 def _build_base(root: Path) -> None:
     if shutil.which("debootstrap") is None:
         raise NoBoxError("needs debootstrap (apt-get install debootstrap)")
-    _run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root))
+    run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root))
     shutil.rmtree(root / "var/cache/apt/archives", ignore_errors=True)
-    _in_image(root, "python3", "-m", "venv", "--without-pip", f"/{VENV}")
+    in_image(root, "python3", "-m", "venv", "--without-pip", f"/{VENV}")
 
 
 def _build_image(root: Path, base: Path) -> None:
-    _run("cp", "-a", "--reflink=auto", str(base), str(root))
+    run("cp", "-a", "--reflink=auto", str(base), str(root))
     # The host's pip, which is set up for the host's package index; not its Python.
-    _run(
+    run(
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
         *("--no-deps", "--require-hashes", "--only-binary=:all:", "--no-compile"),
         *("--implementation", "cp", "--python-version", PYTHON),
         *(f"--platform={platform}_{os.uname().machine}" for platform in PLATFORMS),
         *("--target", str(root / SITE_PACKAGES), "--upgrade", "-r", str(LOCK)),
     )
-    _in_image(root, "python3", "-m", "compileall", "-q", "-j0", f"/{SITE_PACKAGES}")
+    in_image(root, "python3", "-m", "compileall", "-q", "-j0", f"/{SITE_PACKAGES}")
 
 
 def _build_gateway(root: Path, base: Path) -> None:
-    _run("cp", "-a", "--reflink=auto", str(base), str(root))
+    run("cp", "-a", "--reflink=auto", str(base), str(root))
     install = ("apt-get", "install", "-y", "--no-install-recommends")
-    _in_image(root, "apt-get", "update")
-    _in_image(root, *install, *GATEWAY_NEEDS)
-    _in_image(root, *install, "--download-only", *GATEWAY_INSTALLS)
+    in_image(root, "apt-get", "update")
+    in_image(root, *install, *GATEWAY_NEEDS)
+    in_image(root, *install, "--download-only", *GATEWAY_INSTALLS)
 
 
-def _in_image(image: Path, *command: str) -> None:
-    _run("chroot", str(image), *command)
+def in_image(image: Path, *command: str) -> None:
+    """A command inside an image that is being built. It must succeed."""
+    run("chroot", str(image), *command)
 
 
-def _run(*command: str) -> None:
+def run(*command: str) -> None:
+    """A command of this machine. It must succeed."""
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, (
         f"{' '.join(command)}: {ended.stdout[-2000:]}{ended.stderr[-2000:]}"
