@@ -23,6 +23,7 @@ from appliance.errors import ApplianceError
 from appliance.serve import uvicorn_config
 from tests.fakes import FakeKVCache, FakeRunner, fake_backend, scripted
 from tests.tiny_model import IM_END, PROMPT_END
+from tests.told_answers import told
 
 # For what must come; long enough for a machine that is busy with other things.
 TIMEOUT_S = 30.0
@@ -107,6 +108,10 @@ class Served:
         """From now on the model answers `text`, one token per byte, and ends."""
         encoded = text.encode() if isinstance(text, str) else text
         self.runner.next_token = scripted((*encoded, IM_END), behind)
+
+    def answer_by(self, *rules: tuple[str, str]) -> None:
+        """From now on the model answers the text of the first rule whose first text it was sent."""
+        self.runner.next_token = told(rules, PROMPT_END, IM_END)
 
     def answer_forever(self, character: str = "x", behind: Sequence[int] = PROMPT_END) -> None:
         """From now on the model answers one character and never ends."""
