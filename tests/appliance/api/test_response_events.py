@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from appliance.config import Config, EngineConfig
-from tests import tiny_model
 from tests.fakes import FakeRunner
 from tests.server import RESPONSES, Served, named_events, raw_request, wait_until
 
@@ -39,19 +37,9 @@ CALL = [
 NO_DELTA = [name for name in MESSAGE if not name.endswith("delta")]
 
 
-@pytest.fixture(scope="module")
-def roomy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    directory = tiny_model.make(tmp_path_factory.mktemp("events") / "tiny")
-    with Served(directory, FakeRunner(max_model_len=2048)) as served:
-        yield served
-
-
 @pytest.fixture
-def served(roomy_server: Served) -> Iterator[Served]:
-    roomy_server.reset()
-    roomy_server.answer("hello")
-    yield roomy_server
-    roomy_server.check_no_leak()
+def served(roomy_server: Served) -> Served:
+    return roomy_server
 
 
 def streamed(response: Any) -> list[Any]:

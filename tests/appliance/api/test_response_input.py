@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests import tiny_model
-from tests.fakes import FakeRunner
 from tests.server import Served
 
 TIME = {"type": "function", "name": "get_time"}
@@ -33,19 +31,9 @@ TOOL_CALLS = [
 TOOL = {"role": "tool", "tool_call_id": "call_1", "content": "noon"}
 
 
-@pytest.fixture(scope="module")
-def roomy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    directory = tiny_model.make(tmp_path_factory.mktemp("input") / "tiny")
-    with Served(directory, FakeRunner(max_model_len=2048)) as served:
-        yield served
-
-
 @pytest.fixture
-def served(roomy_server: Served) -> Iterator[Served]:
-    roomy_server.reset()
-    roomy_server.answer("hello")
-    yield roomy_server
-    roomy_server.check_no_leak()
+def served(roomy_server: Served) -> Served:
+    return roomy_server
 
 
 def prompt(served: Served, response: Any) -> list[int]:

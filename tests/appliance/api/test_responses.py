@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from appliance.api.response_request import FunctionTool, ResponseRequest
 from appliance.config import Config, ServerConfig
 from appliance.errors import RequestError
 from tests import tiny_model
-from tests.fakes import FakeRunner
 from tests.server import Served
 
 TIME = {"type": "function", "name": "get_time"}
@@ -45,20 +43,9 @@ SCHEMA = {
 LOGPROBS = {"include": ["message.output_text.logprobs"]}
 
 
-@pytest.fixture(scope="module")
-def roomy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    directory = tiny_model.make(tmp_path_factory.mktemp("responses") / "tiny")
-    with Served(directory, FakeRunner(max_model_len=2048)) as served:
-        yield served
-
-
 @pytest.fixture
-def served(roomy_server: Served) -> Iterator[Served]:
-    """A server with room for schemas that are written in bytes."""
-    roomy_server.reset()
-    roomy_server.answer("hello")
-    yield roomy_server
-    roomy_server.check_no_leak()
+def served(roomy_server: Served) -> Served:
+    return roomy_server
 
 
 def answered(response: Any) -> Any:

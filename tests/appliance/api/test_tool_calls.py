@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests import tiny_model
-from tests.fakes import FakeRunner
 from tests.server import Served, events
 
 WEATHER = {
@@ -31,20 +28,9 @@ CALL = f'<tool_call>\n{{"name": "get_weather", "arguments": {ROME}}}\n</tool_cal
 NOW = '<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'
 
 
-@pytest.fixture(scope="module")
-def roomy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    directory = tiny_model.make(tmp_path_factory.mktemp("tools") / "tiny")
-    with Served(directory, FakeRunner(max_model_len=2048)) as served:
-        yield served
-
-
 @pytest.fixture
-def served(roomy_server: Served) -> Iterator[Served]:
-    """A server with room for schemas that are written in bytes."""
-    roomy_server.reset()
-    roomy_server.answer("hello")
-    yield roomy_server
-    roomy_server.check_no_leak()
+def served(roomy_server: Served) -> Served:
+    return roomy_server
 
 
 def named(name: str) -> dict[str, Any]:
