@@ -29,7 +29,7 @@ def code_files(checkout: Path) -> list[str]:
 
 
 def version_of(checkout: Path) -> str:
-    """The version that its code has. Raises `BundleError` when it is no checkout of this project."""
+    """The version that its code has. Raises `BundleError` when it is no checkout of ours."""
     file = checkout / "appliance" / "__init__.py"
     try:
         found = re.search(r'^__version__ = "(.+)"$', file.read_text(encoding="utf-8"), re.M)

