@@ -134,10 +134,11 @@ class ContextLengthExceededError(RequestError):
 
     def __init__(self, num_prompt_tokens: int, max_model_len: int, param: str) -> None:
         self.num_prompt_tokens, self.max_model_len = num_prompt_tokens, max_model_len
+        # LiteLLM knows this error by the first words (OpenAI's), LangChain by "prompt is too long".
         super().__init__(
-            f"this model's context is {max_model_len} tokens, but the prompt has "
-            f"{num_prompt_tokens} tokens and at least one must be left for the answer; "
-            "shorten the prompt",
+            f"this model's maximum context length is {max_model_len} tokens, but the prompt is too "
+            f"long: it has {num_prompt_tokens} tokens and at least one must be left for the answer; "
+            "shorten it",
             param,
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from langchain_core.exceptions import ContextOverflowError
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
@@ -139,3 +140,17 @@ def test_an_image_is_refused(told: Served, use_responses_api: bool) -> None:
         with pytest.raises(openai.BadRequestError, match="image") as caught:
             model.invoke([("user", [{"type": "text", "text": "What is it?"}, image])])
     assert caught.value.param == ("input" if use_responses_api else "messages")
+
+
+def test_a_prompt_that_does_not_fit_is_known_as_that(told: Served) -> None:
+    with httpx.Client() as client:
+        model = ChatOpenAI(
+            model="tiny",
+            base_url=f"{told.url}/v1",
+            api_key="any",  # type: ignore[arg-type]
+            http_client=client,
+        )
+        with pytest.raises(ContextOverflowError):
+            model.invoke("long " * 2000)
+        with pytest.raises(ContextOverflowError):
+            list(model.stream("long " * 2000))

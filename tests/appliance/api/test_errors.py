@@ -174,8 +174,8 @@ def test_a_prompt_that_does_not_fit_is_told_before_any_header(served: Served, st
         response = served.chat("x" * (fits + excess), stream=stream)
         error = refusal(response, 400, "context_length_exceeded")
         assert error["param"] == "messages"
-        assert "context is 512 tokens" in error["message"]
-        assert f"prompt has {511 + excess} tokens" in error["message"]
+        assert "maximum context length is 512 tokens" in error["message"]
+        assert f"it has {511 + excess} tokens" in error["message"]
     assert served.chat("x" * fits).json()["usage"]["completion_tokens"] == 1
 
 

@@ -239,7 +239,7 @@ def test_a_prompt_that_does_not_fit(
 ) -> None:
     long = json.loads(json.dumps(body(path, name)).replace("sky", "sky" * 200))
     error = check(path, served.client.post(path, json=long), 400, "context_length_exceeded")
-    assert "context is 512 tokens" in error["message"]
+    assert "maximum context length is 512 tokens" in error["message"]
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
