@@ -137,8 +137,8 @@ class ContextLengthExceededError(RequestError):
         # LiteLLM knows this error by the first words (OpenAI's), LangChain by "prompt is too long".
         super().__init__(
             f"this model's maximum context length is {max_model_len} tokens, but the prompt is too "
-            f"long: it has {num_prompt_tokens} tokens and at least one must be left for the answer; "
-            "shorten it",
+            f"long: it has {num_prompt_tokens} tokens and at least one must be left for the "
+            "answer; shorten it",
             param,
         )
 
