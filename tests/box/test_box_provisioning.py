@@ -1,0 +1,240 @@
+"""A bare box over ssh, from the first run of the playbook to the last: the tests tell one story.
+
+Each begins where the one before ended; one that fails takes those behind it along.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.model_dir import MANIFEST
+from tests.box import image
+from tests.box.fleet import ansible_playbook
+from tests.box.installed import SERVICE, wait_until
+from tests.box.provisioned import PORT, Controller, controller, copy_checkout, tree
+
+# The first one may have to make the images.
+pytestmark = [pytest.mark.box, pytest.mark.model, pytest.mark.timeout(900)]
+
+CONFIG = "/etc/qwen-appliance/config.yaml"
+UNIT = f"/usr/lib/systemd/system/{SERVICE}"
+MODELS = "/var/lib/qwen-appliance/models"
+GOVERNOR = "cpufreq/policy0/scaling_governor"
+# What a box has of having been logged into and worked on, whoever did what there.
+NOT_OURS = re.compile(
+    r"/root/[.]ansible\b|/etc/(passwd|group|shadow|gshadow)-|/etc/[.]pwd[.]lock|/var/lib/systemd/"
+)
+
+
+@pytest.fixture(scope="module")
+def desk(
+    box_image: Path, n100_cpus: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Controller]:
+    if ansible_playbook() is None:
+        pytest.skip("no ansible-playbook: ./tests/run.sh makes .venv-provision")
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("no ssh (apt-get install openssh-client)")
+    directory = tmp_path_factory.mktemp("desk")
+    try:
+        with controller(model_dir, n100_cpus, directory) as made:
+            yield made
+    except image.NoBoxError as error:
+        pytest.skip(f"no box: {error}")
+
+
+@pytest.fixture(scope="module")
+def bare(desk: Controller) -> list[str]:
+    """The files of the box before anything."""
+    return tree(desk.box)
+
+
+def say(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    with capsys.disabled():
+        sys.stdout.write(f"\n{text}\n")
+
+
+def changed(run: subprocess.CompletedProcess[str]) -> int:
+    """How many tasks changed the box, or would have."""
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr
+    (number,) = re.findall(r"^box-1 .*changed=(\d+)", run.stdout, re.MULTILINE)
+    return int(number)
+
+
+def plan(run: subprocess.CompletedProcess[str]) -> list[str]:
+    """What a run with `--check` says it would change."""
+    told = run.stdout.partition("What would change")[2].partition("\nTASK")[0]
+    return re.findall(r"^ +- '?(.+?)'?$", told, re.MULTILINE)
+
+
+def chat(desk: Controller, key: str | None, **options: Any) -> tuple[int, str]:
+    """Status and text of what a client in the network gets."""
+    body = {"messages": [{"role": "user", "content": "What is 2+2?"}], "max_tokens": 8, **options}
+    authorization = ("-H", f"Authorization: Bearer {key}") if key else ()
+    url = f"http://{desk.box.address}:{PORT}/v1"
+    models = subprocess.run(
+        desk.net.command("curl", "-s", *authorization, f"{url}/models"),
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    served = json.loads(models).get("data", [{"id": "?"}])[0]["id"]
+    ended = subprocess.run(
+        desk.net.command(
+            *("curl", "-s", "-S", "-N", "-m", "60", "-w", "\n%{http_code}", *authorization),
+            *("-H", "Content-Type: application/json"),
+            *("-d", json.dumps({"model": served, **body}), f"{url}/chat/completions"),
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    text, _, status = ended.stdout.rpartition("\n")
+    return int(status), text
+
+
+def release(desk: Controller) -> str:
+    return desk.box.run("readlink", "/opt/qwen-appliance/venv").stdout.strip()
+
+
+def other_model(model_dir: Path, to: Path, **changes: Any) -> Path:
+    """A copy with another manifest; the large files are links."""
+    to.mkdir()
+    for file in model_dir.iterdir():
+        if file.name != MANIFEST:
+            (to / file.name).symlink_to(file)
+    manifest = json.loads((model_dir / MANIFEST).read_text())
+    (to / MANIFEST).write_text(json.dumps(manifest | changes))
+    return to
+
+
+def test_check_tells_what_would_change_on_a_bare_box_and_changes_nothing(
+    desk: Controller, bare: list[str]
+) -> None:
+    run = desk.provision("--check", "--diff")
+    assert changed(run) > 0
+    told = plan(run)
+    assert f"{CONFIG} is written" in told and "the user qwen-appliance is made" in told
+    assert any(line.startswith("model: none -> ") for line in told)
+    assert ours(tree(desk.box)) == ours(bare)
+    assert not desk.key_file.exists()
+
+
+def test_one_run_makes_a_bare_box_serve(
+    desk: Controller, bare: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    run = desk.provision()
+    took_s = time.monotonic() - began
+    assert changed(run) > 0
+    assert "golden prompt as it should" in run.stdout and desk.key in run.stdout
+    assert chat(desk, None)[0] == 401
+    status, text = chat(desk, desk.key, stream=True)
+    assert status == 200 and text.count("data: {") > 2 and text.endswith("data: [DONE]\n\n")
+    assert (desk.box.fake / "cpu" / GOVERNOR).read_text().strip() == "performance"
+    assert desk.box.property(SERVICE, "UnitFileState") == "enabled"
+    fact = json.loads(desk.box.path("/etc/ansible/facts.d/qwen_appliance.fact").read_text())
+    assert fact["ms_per_token"] > 0
+    say(capsys, f"provisioned a bare box over ssh: first run {took_s:.0f} s")
+
+
+def test_a_second_run_changes_nothing(desk: Controller, capsys: pytest.CaptureFixture[str]) -> None:
+    pid = desk.box.property(SERVICE, "MainPID")
+    began = time.monotonic()
+    assert changed(desk.provision()) == 0
+    assert desk.box.property(SERVICE, "MainPID") == pid
+    say(capsys, f"second run, changed=0: {time.monotonic() - began:.0f} s")
+
+
+def test_check_names_what_drifted(desk: Controller) -> None:
+    with desk.box.path(CONFIG).open("a") as config:
+        config.write("# by hand\n")
+    desk.box.path(UNIT).chmod(0o600)
+    before = tree(desk.box)
+    run = desk.provision("--check", "--diff")
+    assert changed(run) == 2
+    assert plan(run) == [f"{UNIT} is written", f"{CONFIG} is written"]
+    assert "-# by hand" in run.stdout
+    assert ours(tree(desk.box)) == ours(before)
+
+
+def test_an_upgrade_that_fails_its_verification_is_taken_back(
+    desk: Controller, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another release, other settings, another unit, and a model that answers otherwise."""
+    checkout = copy_checkout(tmp_path / "newer")
+    unit = checkout / "systemd" / SERVICE
+    unit.write_text(unit.read_text().replace("MemoryHigh=1536M", "MemoryHigh=1500M"))
+    golden = json.loads((model_dir / MANIFEST).read_text())["golden"]
+    golden["greedy_ids"][0] += 1
+    broken = other_model(model_dir, tmp_path / "broken", golden=golden)
+    before, was = tree(desk.box), release(desk)
+    config = desk.box.path(CONFIG).read_text()
+    began = time.monotonic()
+    run = replace(desk, checkout=checkout).provision(
+        variables={
+            "qwen_appliance_model_dir": str(broken),
+            "qwen_appliance_config": {"engine": {"max_model_len": 512}},
+        }
+    )
+    assert run.returncode == 2
+    assert "the golden prompt is answered with" in run.stdout
+    assert f"Rolled back: release {Path(was).parent.name} serves again" in run.stdout
+    assert release(desk) == was and ours(tree(desk.box)) == ours(before)
+    assert desk.box.path(CONFIG).read_text() == config
+    assert desk.box.property(SERVICE, "MemoryHigh") == str(1536 << 20)
+    assert chat(desk, desk.key)[0] == 200
+    say(capsys, f"an upgrade that failed, and back: {time.monotonic() - began:.0f} s")
+
+
+def test_a_full_disk_leaves_nothing_half_published(
+    desk: Controller, model_dir: Path, tmp_path: Path
+) -> None:
+    """The disk of the models has room for the one that is there, and for the half of another."""
+    box, state = desk.box, "/var/lib/qwen-appliance"
+    pid = box.property(SERVICE, "MainPID")
+    box.run("cp", "-a", state, "/root/state")
+    box.run("mount", "-t", "tmpfs", "-o", "size=220m,mode=0755", "tmpfs", state)
+    try:
+        box.run("cp", "-a", "/root/state/.", state)
+        before = box.run("find", state).stdout
+        new = {
+            "qwen_appliance_model_dir": str(other_model(model_dir, tmp_path / "new", name="New"))
+        }
+        run = desk.provision(variables=new)
+        assert run.returncode == 2 and "MB free for" in run.stdout and "[disk]" in run.stdout
+        run = desk.provision(variables=new | {"qwen_appliance_ignored_problems": ["disk"]})
+        assert run.returncode == 2 and "is as it was, and what serves there serves on" in run.stdout
+        assert "No space left on device" in run.stdout
+        assert box.run("find", state).stdout == before
+    finally:
+        box.run("umount", state)
+        box.run("rm", "-r", "/root/state")
+    assert box.property(SERVICE, "MainPID") == pid and chat(desk, desk.key)[0] == 200
+
+
+def test_uninstalled_nothing_is_left(desk: Controller, bare: list[str]) -> None:
+    absent = {"qwen_appliance_state": "absent"}
+    run = desk.provision(variables=absent | {"qwen_appliance_keep_models": True})
+    assert changed(run) > 0
+    left = set(ours(tree(desk.box))) - set(ours(bare))
+    assert left and all(line.split()[0].startswith("/var/lib/qwen-appliance") for line in left)
+    assert any(line.startswith(f"{MODELS}/") for line in left)
+    assert (desk.box.fake / "cpu" / GOVERNOR).read_text().strip() == "powersave"
+    assert changed(desk.provision(variables=absent)) > 0
+    assert ours(tree(desk.box)) == ours(bare)
+    wait_until(lambda: desk.box.systemctl("is-system-running", check=False) == "running", "well")
+
+
+def ours(files: list[str]) -> list[str]:
+    return [line for line in files if not NOT_OURS.match(line)]
