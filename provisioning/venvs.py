@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from provisioning.lanes import Lane, run_all  # noqa: E402 (found by the line above)
-from provisioning.world import Venv, VenvError, World  # noqa: E402
+from provisioning.world import PIP_WHEEL, Venv, VenvError, World  # noqa: E402
 
 BUILD = World(".venv-build", lock="build.lock", torch=True)
 TEST = World(".venv-test", lock="test.lock", editable=True)
@@ -35,7 +35,7 @@ WORLDS = {
 
 def _provide_venv_module() -> None:
     """Debian ships Python without the module that puts pip into a venv; install it or say how."""
-    if importlib.util.find_spec("ensurepip") is not None:
+    if importlib.util.find_spec("ensurepip") is not None or PIP_WHEEL in os.environ:
         return
     package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
     if os.path.realpath("/usr/bin/python3") == os.path.realpath(sys.executable):

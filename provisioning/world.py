@@ -18,6 +18,8 @@ from pathlib import Path
 
 from provisioning.lanes import Lane
 
+# Names a pip to make venvs with, as a wheel, where Python has none: Debian's, without python3-venv.
+PIP_WHEEL = "QWEN_APPLIANCE_PIP_WHEEL"
 RECIPE = "1"  # another value has every venv made again: change it with the way they are made
 STAMP = "stamp"
 LOG = "install.log"
@@ -91,7 +93,8 @@ class Venv:
         if self._world.lock is None:
             yield (base_python, "-m", "venv", "--without-pip", self.path)
             return
-        yield (base_python, "-m", "venv", self.path)
+        without_pip = ("--without-pip",) if PIP_WHEEL in os.environ else ()
+        yield (base_python, "-m", "venv", *without_pip, self.path)
         lock = self._requirements / self._world.lock
         # Compiled by all cores at once afterwards; pip does it on one.
         yield (*self._pip_install(), "--no-compile", "--no-deps", "--require-hashes", "-r", lock)
@@ -105,7 +108,9 @@ class Venv:
         return (*self._pip_install(), "--no-deps", "--no-build-isolation", "-e", self._root)
 
     def _pip_install(self) -> Sequence[str | Path]:
-        return (self.python, "-m", "pip", "install", "--no-input", "--progress-bar", "off")
+        wheel = os.environ.get(PIP_WHEEL)
+        pip = (f"{wheel}/pip",) if wheel else ("-m", "pip")
+        return (self.python, *pip, "install", "--no-input", "--progress-bar", "off")
 
     def _run(self, lane: Lane, command: Sequence[str | Path], lock: int) -> None:
         log_path = self.path / LOG

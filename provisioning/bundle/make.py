@@ -95,7 +95,7 @@ def _model_files(directory: Path) -> Iterator[str]:
 def _fetch(order: Order, target: Target, wheels: Path, say: Callable[[str], None]) -> TargetWheels:
     """The target's wheels, merged into those of the other targets."""
     say(f"wheels for {target}")
-    names = {}
+    names: dict[str, tuple[str, ...]] = {}
     for lock in LOCKS:
         path = order.checkout / "provisioning" / "requirements" / f"{lock}.lock"
         own = wheels.with_name(f"{lock}-{target.python}-{target.architecture}")
@@ -103,6 +103,12 @@ def _fetch(order: Order, target: Target, wheels: Path, say: Callable[[str], None
         (wheels / lock).mkdir(parents=True, exist_ok=True)
         for name in names[lock]:
             (own / name).replace(wheels / lock / name)
+    # The box's Python may have no pip either.
+    pip = tuple(name for name in names["provision"] if name.startswith("pip-"))
+    if len(pip) != 1:
+        raise BundleError("provision.lock holds no pip")
+    shutil.copy(wheels / "provision" / pip[0], wheels / "run" / pip[0])
+    names["run"] += pip
     return TargetWheels(target, names)
 
 

@@ -12,6 +12,7 @@ from provisioning.bundle.contents import CODE, MODEL, Contents
 from provisioning.bundle.errors import BundleError
 from provisioning.bundle.target import glibc, this_machine
 from provisioning.bundle.unpack import unpack
+from provisioning.world import PIP_WHEEL
 
 VARIABLES = "variables.json"
 
@@ -50,8 +51,10 @@ def check_machine(contents: Contents) -> None:
 
 
 def _make_venv(directory: Path) -> None:
+    wheels = directory / "wheels" / "provision"
+    (pip,) = wheels.glob("pip-*.whl")
     # Percent-encoded, since pip takes a space for the end of a path.
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": (directory / "wheels/provision").as_uri()}
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels.as_uri(), PIP_WHEEL: str(pip)}
     command = (sys.executable, str(directory / CODE / "provisioning" / "venvs.py"), "provision")
     made = subprocess.run(command, env=os.environ | offline, check=False)
     if made.returncode:

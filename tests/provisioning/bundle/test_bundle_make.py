@@ -43,9 +43,12 @@ def test_what_is_in_it_and_in_which_order(ground: Ground, tmp_path: Path) -> Non
     code = [name for name in names if name.startswith("qwen-appliance/")]
     assert code == sorted(code) and r"qwen-appliance/run-qwen\x2dappliance.mount" in code
     assert not [name for name in code if "__pycache__" in name]
+    pip = next(ground.index.glob("pip-*")).name
     assert names[1 + len(code) :] == [
         f"wheels/run/fast-1.0-{TAG}-{TAG}-manylinux_2_17_{HERE.architecture}.whl",
+        f"wheels/run/{pip}",
         "wheels/run/plain-1.0-py3-none-any.whl",
+        f"wheels/provision/{pip}",
         "wheels/provision/play-1.0-py3-none-any.whl",
         "model/tiny/manifest.json",
         "model/tiny/chat_template.jinja",

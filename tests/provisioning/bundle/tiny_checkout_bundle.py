@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ensurepip
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,13 +80,22 @@ def lay(directory: Path) -> Ground:
             pin(index, "fast", platform),
             f"older==1.0 ; python_full_version < '3.10' \\\n    --hash=sha256:{'0' * 64}\n",
         ],
-        "provision": [pin(index, "play", "py3-none-any")],
+        "provision": [pin(index, "play", "py3-none-any"), copied_pip(index)],
     }
     requirements = checkout / "provisioning/requirements"
     requirements.mkdir()
     for lock, lines in pins.items():
         (requirements / f"{lock}.lock").write_text("# made by a test\n" + "".join(lines))
     return Ground(checkout, index, tiny_model.make(directory / "tiny"))
+
+
+def copied_pip(index: Path) -> str:
+    """This Python's pip in the index; the lock's lines for it."""
+    debians = sysconfig.get_config_var("WHEEL_PKG_DIR")
+    directory = Path(debians or Path(ensurepip.__file__).with_name("_bundled"))
+    wheel = next(directory.glob("pip-*.whl"))
+    shutil.copy(wheel, index)
+    return f"pip=={wheel.name.split('-')[1]} \\\n    --hash=sha256:{sha256_of(wheel)}\n"
 
 
 def pin(index: Path, name: str, tag: str) -> str:
