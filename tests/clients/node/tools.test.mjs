@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import OpenAI from "openai";
+import { ResponsesToolRunner, runnerFunction } from "openai/helpers/responses-tool-runner";
 import { zodFunction, zodResponsesFunction } from "openai/helpers/zod";
 import { z } from "zod";
 import { answerBy, call, clientOf, collect, user } from "./service.mjs";
@@ -107,4 +108,17 @@ test("responses: call, output, answer", async () => {
   const stream = told.responses.stream({ model: "tiny", input: "How is Rome?", tools });
   const deltas = (await collect(stream)).filter((event) => event.type === "response.function_call_arguments.delta");
   assert.deepEqual(JSON.parse(deltas.map((event) => event.delta).join("")), rome);
+});
+
+test("responses: the client runs the tools, whole and streamed", async () => {
+  await answerBy("told", ["sunny, 31 degrees", "It is sunny in Rome."], ["", call("get_weather", rome)]);
+  for (const options of [{}, { stream: true }, { stream: true, eager: true }]) {
+    const calls = [];
+    const run = (args) => (calls.push(args), "sunny, 31 degrees");
+    const tool = zodResponsesFunction({ name: "get_weather", parameters: Weather, function: run });
+    const runner = new ResponsesToolRunner({ functions: [runnerFunction(tool)] });
+    const answer = await runner.run(told, { model: "tiny", input: "How is Rome?" }, options);
+    assert.equal(answer.output_text, "It is sunny in Rome.");
+    assert.deepEqual(calls, [rome]);
+  }
 });
