@@ -110,7 +110,7 @@ CHAT_PARAMETERS = (
     _refused("modalities", "text only", ["text"]),
     _refused("audio", "text only"),
     _refused("moderation", "no moderation"),
-    _refused("prediction", "not supported"),
+    _refused("prediction", "no hints; what the prompt holds is guessed by itself"),
     _refused("web_search_options", "no network"),
 )
 

@@ -120,6 +120,9 @@ def function_use(
     if choice == "none" or (choice in (None, "auto") and not tools):
         return None
     forced = _forced(tools, choice)
+    # As OpenAI has it: a function that is named is called exactly once. A small model that is let
+    # write the same call again does.
+    parallel = parallel and (choice is None or isinstance(choice, str))
     return ToolUse(tools, forced, parallel, parameters_at=f"{place}.parameters")
 
 

@@ -255,13 +255,14 @@ def test_calls_that_the_model_chose_to_make(served: Served) -> None:
 def test_calls_that_it_is_made_to_make(
     served: Served, choice: Any, names: set[str], parallel: bool
 ) -> None:
-    served.answer("I do not want to.")
+    served.answer(f"{CALL}\n{CALL}")
     body = answered(
         served.respond(tools=TOOLS, tool_choice=choice, parallel_tool_calls=parallel, seed=1)
     )
     calls = calls_of(body)
     assert calls and len(calls) == len(body["output"])
-    assert {name for name, _ in calls} <= names and (parallel or len(calls) == 1)
+    assert {name for name, _ in calls} <= names
+    assert len(calls) == (2 if parallel and choice == "required" else 1)
     for name, arguments in calls:
         assert name == "get_time" or len(json.loads(arguments)["city"]) <= 8
     assert (body["tool_choice"], body["parallel_tool_calls"]) == (choice, parallel)

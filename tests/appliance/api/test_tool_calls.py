@@ -119,7 +119,9 @@ def test_text_although_there_are_tools(served: Served, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("said", ["I do not want to.", CALL, "{}", "<tool_call>{"])
+@pytest.mark.parametrize(
+    "said", ["I do not want to.", CALL, f"{CALL}\n{CALL}", "{}", "<tool_call>{"]
+)
 @pytest.mark.parametrize(
     ("fields", "names"),
     [
@@ -139,7 +141,7 @@ def test_calls_that_it_is_made_to_make(
     assert answer["finish_reason"] == "tool_calls" and answer["message"]["content"] is None
     calls = calls_of(answer)
     assert calls and {name for name, _ in calls} <= names
-    assert len(calls) == 1 or "parallel_tool_calls" not in fields
+    assert len(calls) == 1 or fields == {"tool_choice": "required"}
     for name, text in calls:
         arguments = json.loads(text)
         if name == "get_weather":
