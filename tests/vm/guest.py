@@ -19,6 +19,7 @@ GREEDY = Path("/var/lib/qwen-appliance/kv/take-all-memory")
 # An address of the documentation's range and one of a private network, both of this machine.
 PUBLIC, PRIVATE = "203.0.113.7", "192.168.77.7"
 READY_TIMEOUT_S = 900
+MANIFEST = Path("/var/lib/qwen-appliance/models/model/manifest.json")
 CHAT = {
     "messages": [{"role": "user", "content": "What is 2+2?"}],
     "max_tokens": 8,
@@ -53,7 +54,8 @@ def status(address: str, source: str = "") -> str:
 
 def chat() -> str:
     url = "http://127.0.0.1:8000/v1/chat/completions"
-    options = ("-H", "Content-Type: application/json", "-d", json.dumps(CHAT))
+    body = {"model": json.loads(MANIFEST.read_text())["name"], **CHAT}
+    options = ("-H", "Content-Type: application/json", "-d", json.dumps(body))
     return run("curl", "-s", "-m", "300", *options, url)
 
 
@@ -103,8 +105,9 @@ def addresses() -> None:
 
 def memory() -> None:
     faulty = "/opt/qwen-appliance/venv/bin/python3 /opt/qwen-appliance/faulty_service.py"
+    # It compiles before the part of the service that asks systemd for more time.
     drop_in(
-        "MemoryHigh=infinity\nMemoryMax=700M\nExecStart=\n"
+        f"MemoryHigh=infinity\nMemoryMax=700M\nTimeoutStartSec={READY_TIMEOUT_S}\nExecStart=\n"
         f"ExecStart={faulty} --model /run/qwen-appliance/model/current"
     )
     systemctl("restart", SERVICE)
