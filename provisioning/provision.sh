@@ -12,6 +12,9 @@ usage() {
   cat <<END
 usage: sudo ./provisioning/provision.sh [--check] [--source SRC | --model-dir DIR] [-e KEY=VALUE]...
        sudo ./provisioning/provision.sh --uninstall [--keep-models] [--check]
+       sudo ./provisioning/provision.sh --from-bundle FILE [any of these but --source, --model-dir]
+       ./provisioning/provision.sh --make-bundle FILE [--model-dir DIR]
+                                   [--bundle-python VERSION,...] [--bundle-arch ARCH,...]
 
 Makes this machine serve a model: release, model, tuning, RAM disk, units, service, all verified. A
 second run changes nothing; one from a newer checkout upgrades, and puts everything back if the new
@@ -26,6 +29,10 @@ version does not pass its verification.
                    are no text. They stand in provisioning/README.md
   --uninstall      remove everything, settings, keys and models too
   --keep-models    ... but the models
+  --from-bundle FILE  without internet: code, packages and model are the bundle's
+  --make-bundle FILE  download all that a machine without internet needs into one file, with the model
+                   of --model-dir (default: the only one below models/), for the Python and architecture
+                   of this machine or those named: 3.10 to 3.13, x86_64, aarch64
 
 Environment: PYTHON (interpreter for the virtual environments), HF_ENDPOINT, HF_TOKEN,
 HF_HUB_OFFLINE, TORCH_INDEX_URL, PIP_INDEX_URL.
@@ -35,6 +42,36 @@ END
 fail() {
   echo "provision: $1" >&2
   exit 2
+}
+
+# With --make-bundle or --from-bundle, goes on in bundle/: the other options are for that.
+hand_over_bundle() {
+  local verb='' file='' python others=()
+  while (($#)); do
+    case $1 in
+      --make-bundle=* | --from-bundle=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+    esac
+    case $1 in
+      --make-bundle | --from-bundle)
+        [[ -n ${2:-} ]] || fail "$1 needs a value; see --help"
+        verb=$1 file=$2
+        shift
+        ;;
+      *) others+=("$1") ;;
+    esac
+    shift
+  done
+  case $verb in
+    --make-bundle)
+      make_venvs provision
+      exec "$checkout/.venv-provision/bin/python" "$checkout/provisioning/bundle" make "$file" "${others[@]}"
+      ;;
+    --from-bundle)
+      ((EUID == 0)) || fail "needs root: sudo $0 --from-bundle $file ${others[*]}"
+      python=$(find_python)
+      exec "$python" "$checkout/provisioning/bundle" provision "$file" "${others[@]}"
+      ;;
+  esac
 }
 
 parse_arguments() {
@@ -111,6 +148,7 @@ if python:
 print(json.dumps(told))' "$state" "$keep_models" "$source" "$model_dir" "$key_file" "${PYTHON:-}"
 }
 
+hand_over_bundle "$@"
 parse_arguments "$@"
 ((EUID == 0)) || fail "needs root: sudo $0 $*"
 if [[ $state == present && -z $source$model_dir && ${ansible_options[*]} != *qwen_appliance_model_* ]]; then

@@ -2,9 +2,10 @@
 
     release.py --python 3.11 --architecture x86_64 [--wheels DIR] [--describe]
 
-prints `{"id": ..., "archive": ...}`. The id is the version and a digest of all that is in the
-archive but the wheels, which the lock's hashes fix anyway: the same checkout gives the same
-release. The archive is kept in `$XDG_CACHE_HOME/qwen-appliance/releases`; `--describe` makes none.
+prints `{"id": ..., "archive": ..., "brings_pip": ...}`. The id is the version and a digest of all
+that is in the archive but the wheels, which the lock's hashes fix anyway: the same checkout gives
+the same release. The archive is kept in `$XDG_CACHE_HOME/qwen-appliance/releases`; `--describe` makes
+none.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 RECIPE = "1"  # another value makes every box install anew: change it with `install_release.py`
 LOCK = "provisioning/requirements/run.lock"
+PROVISION_LOCK = "provisioning/requirements/provision.lock"
 TREES = ("appliance", "systemd", "provisioning/box")
 FILES = (
     "LICENSE",
@@ -59,13 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = dict(_files(ROOT))
         release = f"{_version(ROOT)}-{digest_of(files, args.python)}"
         wheels = chosen_wheels(args.wheels, args.python, args.architecture) if args.wheels else []
+        pip = pip_among(args.wheels) if args.wheels else None
+        wheels += [pip] if pip else []
         archive = None
         if not args.describe:
             archive = str(_archived(release, files, wheels))
     except (ReleaseError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(json.dumps({"id": release, "archive": archive, "wheels": len(wheels)}) + "\n")
+    told = {"id": release, "archive": archive, "wheels": len(wheels), "brings_pip": pip is not None}
+    sys.stdout.write(json.dumps(told) + "\n")
     return 0
 
 
@@ -120,6 +125,16 @@ def chosen_wheels(directory: Path, python: str, architecture: str) -> list[Path]
             f"{architecture}, of " + ", ".join(missing)
         )
     return chosen
+
+
+def pip_among(directory: Path) -> Path | None:
+    """The pip of the controller's lock, if it is there: for boxes whose Python has none."""
+    lock = (ROOT / PROVISION_LOCK).read_text(encoding="utf-8")
+    hashes = set(_HASH.findall(lock.partition("\npip==")[2].partition("\n    #")[0]))
+    for wheel in sorted(directory.glob("pip-*.whl")):
+        if hashlib.sha256(wheel.read_bytes()).hexdigest() in hashes:
+            return wheel
+    return None
 
 
 def locked(lock: str, python: str) -> Iterator[tuple[Requirement, list[str]]]:

@@ -43,9 +43,11 @@ ENVIRONMENT = (
 UP_TIMEOUT_S = 30.0
 
 
-def host(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def host(
+    *command: str, check: bool = True, timeout_s: float = 120.0
+) -> subprocess.CompletedProcess[str]:
     """A command on the host; fails with what it said."""
-    ended = subprocess.run(command, text=True, capture_output=True, timeout=120, check=False)
+    ended = subprocess.run(command, text=True, capture_output=True, timeout=timeout_s, check=False)
     assert not check or ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
     return ended
 
@@ -144,10 +146,12 @@ class Box:
         self._wait_until(self._is_up, UP_TIMEOUT_S)
         return self
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, timeout_s: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
         """A command inside, as root."""
         enter = ("nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w")
-        return host(*enter, *ENVIRONMENT, *command, check=check)
+        return host(*enter, *ENVIRONMENT, *command, check=check, timeout_s=timeout_s)
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
         """What `systemctl` says, without the last line break."""

@@ -14,14 +14,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "provisioning" / "requirements" / "run.lock"
 SUITE = "bookworm"
 PYTHON = "3.11"  # of that suite
-PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,iproute2,curl"
+DEBIAN = "systemd,systemd-sysv,dbus,python3,iproute2,curl"
+PACKAGES = f"{DEBIAN},python3-venv"
 VENV = Path("opt/qwen-appliance/venv")
 SITE_PACKAGES = VENV / "lib" / f"python{PYTHON}" / "site-packages"
 # What runs with that suite's glibc, 2.36; newest first, as pip wants them.
@@ -61,30 +63,47 @@ def provide_as(kind: str, made_of: Sequence[str], build: Callable[[Path, Path], 
 
     `build` makes the directory `root`. Raises `NoBoxError` as `provide` does.
     """
-    if os.geteuid() != 0:
-        raise NoBoxError("needs root")
-    for program, package in NEEDED.items():
-        if shutil.which(program) is None:
-            raise NoBoxError(f"needs {program} (apt-get install {package})")
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    cache = Path(home).expanduser() / "qwen-appliance-tests"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    _check_host()
+    with _cache() as cache:
         base = _kept(cache, "base", (PACKAGES,), _build_base)
         image = _kept(cache, kind, (base.name, *made_of), lambda root: build(root, base))
         _remove_unused(cache)
     return image
 
 
+def provide_debian(suite: str) -> Path:
+    """Debian of this suite, with nothing of ours, and without Python's pip.
+
+    Raises `NoBoxError` as `provide` does.
+    """
+    _check_host()
+    with _cache() as cache:
+        return _kept(cache, suite, (DEBIAN,), lambda root: _debootstrap(suite, DEBIAN, root))
+
+
 def kept(kind: str, made_of: Sequence[str], build: Callable[[Path], None]) -> Path:
     """A directory of something else that is costly to make, kept beside the images."""
+    with _cache() as cache:
+        return _kept(cache, kind, made_of, build)
+
+
+def _check_host() -> None:
+    if os.geteuid() != 0:
+        raise NoBoxError("needs root")
+    for program, package in NEEDED.items():
+        if shutil.which(program) is None:
+            raise NoBoxError(f"needs {program} (apt-get install {package})")
+
+
+@contextmanager
+def _cache() -> Iterator[Path]:
+    """Where everything is kept, locked."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     cache = Path(home).expanduser() / "qwen-appliance-tests"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _kept(cache, kind, made_of, build)
+        yield cache
 
 
 def _kept(cache: Path, kind: str, made_of: Sequence[str], build: Callable[[Path], None]) -> Path:
@@ -107,11 +126,15 @@ def _remove_unused(cache: Path) -> None:
             shutil.rmtree(kept)
 
 
-def _build_base(root: Path) -> None:
+def _debootstrap(suite: str, packages: str, root: Path) -> None:
     if shutil.which("debootstrap") is None:
         raise NoBoxError("needs debootstrap (apt-get install debootstrap)")
-    run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root))
+    run("debootstrap", "--variant=minbase", f"--include={packages}", suite, str(root))
     shutil.rmtree(root / "var/cache/apt/archives", ignore_errors=True)
+
+
+def _build_base(root: Path) -> None:
+    _debootstrap(SUITE, PACKAGES, root)
     in_image(root, "python3", "-m", "venv", "--without-pip", f"/{VENV}")
 
 

@@ -34,10 +34,10 @@ engine:
   max_model_len: 1024
 """
 # A box has a tree of its own for clocks, but shares the kernel: these two would be the host's.
-_TUNE = """
-transparent_hugepages: {value: null, reason: the host's}
-swappiness: {value: null, reason: the host's}
-"""
+TUNE_PROFILE = {
+    "transparent_hugepages": {"value": None, "reason": "the host's"},
+    "swappiness": {"value": None, "reason": "the host's"},
+}
 
 
 def install(root: Path, model_dir: Path) -> None:
@@ -55,7 +55,7 @@ def install(root: Path, model_dir: Path) -> None:
     shutil.copytree(model_dir, root / MODEL)
     (root / "etc/qwen-appliance").mkdir()
     (root / "etc/qwen-appliance/config.yaml").write_text(_CONFIG)
-    (root / "etc/qwen-appliance/tune.yaml").write_text(_TUNE)
+    (root / "etc/qwen-appliance/tune.yaml").write_text(json.dumps(TUNE_PROFILE))
 
 
 class Installed:

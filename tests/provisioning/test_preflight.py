@@ -40,6 +40,7 @@ def wanted(**changes: Any) -> dict[str, Any]:
         "port": port,
         "min_memory_mb": 1800,
         "may_install": False,
+        "brings_pip": False,
         "now": time.time(),
         "disk_mb": {"/opt": 1, "/var/lib/qwen-appliance": 1},
         **changes,
@@ -113,3 +114,7 @@ def test_a_python_without_venv_is_one_only_if_nothing_can_be_installed(tmp_path:
     found = problems({"problems": check.problems})
     assert set(found) == {"python", "venv"} and "3.9" in found["python"]
     assert check.told["needs_venv"]
+    check = preflight.Preflight(wanted(python=str(python), brings_pip=True))
+    check.python()
+    assert set(problems({"problems": check.problems})) == {"python"}
+    assert not check.told["needs_venv"]

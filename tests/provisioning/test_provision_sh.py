@@ -64,6 +64,16 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 @pytest.fixture
+def with_bundles(checkout: Checkout) -> Checkout:
+    """What goes on in bundle/ says how it was called."""
+    bundle = checkout.root / "provisioning" / "bundle"
+    bundle.mkdir()
+    (bundle / "__main__.py").write_text("import sys\nprint(sys.argv[1:])\n")
+    (checkout.root / ".venv-provision/bin/python").symlink_to(sys.executable)
+    return checkout
+
+
+@pytest.fixture
 def as_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
@@ -140,3 +150,17 @@ def test_help_names_every_option_and_needs_no_root(checkout: Checkout) -> None:
     assert run.returncode == 0
     for option in ("--check", "--source", "--model-dir", "-e", "--uninstall", "--keep-models"):
         assert option in run.stdout
+
+
+def test_bundles_are_made_without_root_of_what_is_named(with_bundles: Checkout) -> None:
+    made = with_bundles.provision("--bundle-python", "3.13", "--make-bundle=a b.tar")
+    assert made.stdout == "['make', 'a b.tar', '--bundle-python', '3.13']\n"
+    refused = with_bundles.provision("--make-bundle")
+    assert refused.returncode == 2 and "--make-bundle needs a value" in refused.stderr
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_bundle_gets_all_other_options(with_bundles: Checkout) -> None:
+    ended = with_bundles.provision("--check", "--from-bundle", "b.tar", "-e", "x=y z")
+    assert ended.stdout == "['provision', 'b.tar', '--check', '-e', 'x=y z']\n"
+    assert with_bundles.called() is None

@@ -101,6 +101,23 @@ def test_wheels_are_those_of_the_lock_for_that_box(
         release.chosen_wheels(wheels, "3.11", "x86_64")
 
 
+def test_the_pip_of_the_lock_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = [hashlib.sha256(content).hexdigest() for content in (b"other", b"pip", b"wheel")]
+    lines = [f"    --hash=sha256:{value}" for value in digests]
+    (tmp_path / "lock").write_text(
+        f"# made by hand\nother==1.0 \\\n{lines[0]}\n    # via nobody\n"
+        f"pip==1.0 \\\n{lines[1]} \\\n{lines[2]}\n    # via nobody\n"
+    )
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    monkeypatch.setattr(release, "PROVISION_LOCK", "lock")
+    assert release.pip_among(tmp_path) is None
+    wheel = tmp_path / "pip-1.0-py3-none-any.whl"
+    wheel.write_bytes(b"other")
+    assert release.pip_among(tmp_path) is None
+    wheel.write_bytes(b"wheel")
+    assert release.pip_among(tmp_path) == wheel
+
+
 @pytest.mark.parametrize(
     ("wheel", "fits"),
     [

@@ -58,11 +58,14 @@ def install(base: Path, release: str, archive: Path, pip_options: list[str]) -> 
 
 def _make_venv(target: Path, pip_options: list[str]) -> None:
     venv, wheels = target / "venv", target / "wheels"
-    _run(sys.executable, "-m", "venv", str(venv))
+    # Debian's Python has no pip unless python3-venv is there; a bundle brings one.
+    pip = next(wheels.glob("pip-*.whl"), None)
+    _run(sys.executable, "-m", "venv", *(["--without-pip"] if pip else []), str(venv))
     python = str(venv / "bin" / "python3")
     from_wheels = ["--no-index", "--find-links", str(wheels)] if wheels.is_dir() else []
     _run(
-        *(python, "-m", "pip", "install", "--no-input", "--progress-bar", "off"),
+        *(python, *([f"{pip}/pip"] if pip else ["-m", "pip"]), "install", "--no-input"),
+        *("--progress-bar", "off"),
         *("--disable-pip-version-check", "--no-cache-dir", "--no-compile", "--no-deps"),
         *("--require-hashes", "--only-binary=:all:", *from_wheels, *pip_options),
         *("-r", str(target / LOCK)),

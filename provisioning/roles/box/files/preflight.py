@@ -121,8 +121,8 @@ class Preflight:
         self.told["python"] = ".".join(map(str, version))
         if not OLDEST_PYTHON <= tuple(version) <= NEWEST_PYTHON:
             self.problem("python", f"{python} is {self.told['python']}; 3.10 to 3.13 are supported")
-        self.told["needs_venv"] = not has_venv
-        if not has_venv and not (self.wanted["may_install"] and shutil.which("apt-get")):
+        self.told["needs_venv"] = not has_venv and not self.wanted["brings_pip"]
+        if self.told["needs_venv"] and not (self.wanted["may_install"] and shutil.which("apt-get")):
             self.problem(
                 "venv", f"{python} has no complete venv module: apt-get install python3-venv"
             )
