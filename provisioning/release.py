@@ -4,8 +4,8 @@
 
 prints `{"id": ..., "archive": ..., "brings_pip": ...}`. The id is the version and a digest of all
 that is in the archive but the wheels, which the lock's hashes fix anyway: the same checkout gives
-the same release. The archive is kept in `$XDG_CACHE_HOME/qwen-appliance/releases`; `--describe` makes
-none.
+the same release. The archive is kept in `$XDG_CACHE_HOME/qwen-appliance/releases`; `--describe`
+makes none.
 """
 
 from __future__ import annotations
