@@ -94,7 +94,7 @@ parse_arguments() {
         shift
         ;;
       -e)
-        [[ $2 == *=* || $2 == \{* ]] || fail "-e $2: expected KEY=VALUE or a JSON object"
+        [[ $2 == *=* || $2 == @(\{|@)* ]] || fail "-e $2: expected KEY=VALUE, a JSON object or @FILE"
         ansible_options+=(-e "$2")
         shift
         ;;
@@ -123,13 +123,12 @@ parse_arguments() {
   fi
 }
 
-# Prints the model directory that this machine serves, if it does.
+# Prints the model directory that this machine was provisioned with, if it was.
 served_model() {
   [[ -f $served ]] || return 0
   "$(find_python)" -c '
 import json, os, sys
-path = os.path.join(sys.argv[2], json.load(open(sys.argv[1]))["model"])
-print(path if os.path.isfile(path + "/manifest.json") else "")' "$served" "$models"
+print(os.path.join(sys.argv[2], json.load(open(sys.argv[1]))["model"]))' "$served" "$models"
 }
 
 # Prints what the options mean to the role, as a JSON object.
@@ -153,9 +152,14 @@ parse_arguments "$@"
 ((EUID == 0)) || fail "needs root: sudo $0 $*"
 if [[ $state == present && -z $source$model_dir && ${ansible_options[*]} != *qwen_appliance_model_* ]]; then
   model_dir=$(served_model)
+  [[ -z $model_dir || -f $model_dir/manifest.json ]] ||
+    fail "the model that was served, $model_dir, is gone; name one: --source SRC or --model-dir DIR"
   [[ -z $model_dir ]] || echo "model: $(basename "$model_dir") stays (--source SRC for another)"
 fi
 make_venvs provision
+if [[ $state == absent && ${ansible_options[*]} != *--check* ]]; then
+  rm -rf "${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/qwen-appliance/releases" # what was sent to this machine
+fi
 export ANSIBLE_NOCOWS=1 ANSIBLE_LOCALHOST_WARNING=False ANSIBLE_CALLBACK_RESULT_FORMAT=yaml
 # Ansible wants UTF-8, which a bare machine may not be set to.
 export LC_ALL=C.UTF-8

@@ -40,7 +40,7 @@ FILES = (
         for name in ("__init__", "durable", "errors", "publish")
     ),
 )
-KEPT_ARCHIVES = 4
+KEPT_ARCHIVES = 2
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _TAG = re.compile(r"(?P<python>[^-]+)-(?P<abi>[^-]+)-(?P<platform>[^-]+)\.whl$")
 

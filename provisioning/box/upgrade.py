@@ -80,9 +80,13 @@ class Upgrade:
         }
         write_json(self._places.served, now)
         kept = {now["release"], now["previous_release"]}
-        for directory in self._places.releases.iterdir():
-            if directory.name not in kept:
-                shutil.rmtree(directory)
+        for path in self._places.releases.iterdir():
+            if path.name in kept:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()  # an archive that was sent by a run that was broken off
         for name in {before.get("model"), before.get("previous_model")}:
             if name not in (None, now["model"], now["previous_model"]):
                 self._models.remove(name)

@@ -16,8 +16,18 @@ from typing import Any
 import yaml
 
 from tests.box.box import Box
-from tests.box.fleet import ansible_playbook
-from tests.box.image import LOCK, PLATFORMS, PYTHON, ROOT, in_image, kept, provide_as, run
+from tests.box.fleet import GATEWAY, ansible_playbook
+from tests.box.image import (
+    LOCK,
+    PLATFORMS,
+    PYTHON,
+    ROOT,
+    in_image,
+    kept,
+    provide_as,
+    provide_gateway,
+    run,
+)
 from tests.box.net import Net
 
 NAME = "box-1"
@@ -67,6 +77,7 @@ class Controller:
 
     net: Net
     box: Box
+    gateway: Box
     directory: Path
     variables: dict[str, Any]
     checkout: Path = ROOT
@@ -81,19 +92,20 @@ class Controller:
         return self.key_file.read_text().strip()
 
     def provision(
-        self, *options: str, variables: Mapping[str, Any] | None = None
+        self, *options: str, variables: Mapping[str, Any] | None = None, gateways: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Run the playbook; whatever comes of it is returned."""
+        """Run the playbook, with the gateway or without; whatever comes of it is returned."""
         command = ansible_playbook()
         assert command is not None
         inventory = self.directory / "inventory.yml"
-        inventory.write_text(yaml.safe_dump(self._inventory()))
+        inventory.write_text(yaml.safe_dump(self._inventory(gateways)))
         overrides = ["-e", json.dumps(dict(variables))] if variables else []
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.directory),
             "LC_ALL": "C.UTF-8",
             "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_CONNECTION_PLUGINS": str(ROOT / "tests/box/connection_plugins"),
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml",
         }
         playbook = self.checkout / "provisioning" / "playbook.yml"
@@ -107,14 +119,21 @@ class Controller:
             check=False,
         )
 
-    def _inventory(self) -> dict[str, Any]:
+    def _inventory(self, gateways: bool) -> dict[str, Any]:
         ssh = [
             *("-F", "/dev/null", "-i", str(self.directory / "id")),
             *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
             *("-o", f"ControlPath={self.directory}/cp", "-o", "ControlMaster=auto"),
             *("-o", "ControlPersist=60s"),
         ]
+        gateway = {
+            "ansible_connection": "nsbox",
+            "ansible_user": "root",
+            "ansible_nsbox_leader": self.gateway.leader,
+            "ansible_python_interpreter": "/usr/bin/python3",
+        }
         return {
+            "gateways": {"hosts": {GATEWAY: gateway} if gateways else {}},
             "boxes": {
                 "hosts": {NAME: {"ansible_host": self.box.address}},
                 "vars": {
@@ -123,7 +142,7 @@ class Controller:
                     "ansible_ssh_common_args": " ".join(ssh),
                     **self.variables,
                 },
-            }
+            },
         }
 
     def close(self) -> None:
@@ -136,13 +155,16 @@ class Controller:
 
 @contextmanager
 def controller(model_dir: Path, cpus: Path, directory: Path) -> Iterator[Controller]:
-    """A bare box that is up, and a controller with its key."""
+    """A bare box and a bare gateway that are up, and a controller that may log in."""
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / "id"))
 
     def fill(root: Path) -> None:
         (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
         shutil.copy(directory / "id.pub", root / "root/.ssh/authorized_keys")
         in_image(root, "ssh-keygen", "-q", "-A")
+
+    def fill_gateway(root: Path) -> None:
+        os.utime(root / "var/lib/apt/lists")  # to apt they are of today
 
     variables = {
         "qwen_appliance_host": "0.0.0.0",
@@ -157,7 +179,10 @@ def controller(model_dir: Path, cpus: Path, directory: Path) -> Iterator[Control
         box = stack.enter_context(
             Box(provide_bare(), directory, NAME, fill=fill, fake=cpus, net=net)
         )
-        made = Controller(net, box, directory, variables)
+        gateway = stack.enter_context(
+            Box(provide_gateway(), directory, GATEWAY, fill=fill_gateway, net=net)
+        )
+        made = Controller(net, box, gateway, directory, variables)
         stack.callback(made.close)
         yield made
 

@@ -20,9 +20,9 @@ import pytest
 
 from appliance.model_dir import MANIFEST
 from tests.box import image
-from tests.box.fleet import ansible_playbook
+from tests.box.fleet import COMMAND, GATEWAY, ansible_playbook
 from tests.box.installed import SERVICE, wait_until
-from tests.box.provisioned import PORT, Controller, controller, copy_checkout, tree
+from tests.box.provisioned import NAME, PORT, Controller, controller, copy_checkout, tree
 
 # The first one may have to make the images.
 pytestmark = [pytest.mark.box, pytest.mark.model, pytest.mark.timeout(900)]
@@ -31,10 +31,19 @@ CONFIG = "/etc/qwen-appliance/config.yaml"
 UNIT = f"/usr/lib/systemd/system/{SERVICE}"
 MODELS = "/var/lib/qwen-appliance/models"
 GOVERNOR = "cpufreq/policy0/scaling_governor"
+DRAINED = (
+    "The gateways send this box nothing new",
+    "box : The service is stopped for what changes",
+    "box : It is verified",
+    "The gateways send this box requests again",
+)
 # What a box has of having been logged into and worked on, whoever did what there.
 NOT_OURS = re.compile(
-    r"/root/[.]ansible\b|/etc/(passwd|group|shadow|gshadow)-|/etc/[.]pwd[.]lock|/var/lib/systemd/"
+    r"/root/[.]ansible\b|/etc/(passwd|group|shadow|gshadow)-|/etc/[.]pwd[.]lock"
+    r"|/var/lib/systemd/|/var/tmp/systemd-private-"
 )
+
+WRITTEN_BY_THE_SERVICE = re.compile(r"/var/lib/qwen-appliance/kv\b|/var/cache/qwen-appliance\b")
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +86,15 @@ def plan(run: subprocess.CompletedProcess[str]) -> list[str]:
     return re.findall(r"^ +- '?(.+?)'?$", told, re.MULTILINE)
 
 
-def chat(desk: Controller, key: str | None, **options: Any) -> tuple[int, str]:
+def chat(
+    desk: Controller, key: str | None, *, url: str | None = None, **options: Any
+) -> tuple[int, str]:
     """Status and text of what a client in the network gets."""
     body = {"messages": [{"role": "user", "content": "What is 2+2?"}], "max_tokens": 8, **options}
     authorization = ("-H", f"Authorization: Bearer {key}") if key else ()
-    url = f"http://{desk.box.address}:{PORT}/v1"
+    url = url or f"http://{desk.box.address}:{PORT}"
     models = subprocess.run(
-        desk.net.command("curl", "-s", *authorization, f"{url}/models"),
+        desk.net.command("curl", "-s", *authorization, f"{url}/v1/models"),
         capture_output=True,
         text=True,
         check=False,
@@ -93,7 +104,7 @@ def chat(desk: Controller, key: str | None, **options: Any) -> tuple[int, str]:
         desk.net.command(
             *("curl", "-s", "-S", "-N", "-m", "60", "-w", "\n%{http_code}", *authorization),
             *("-H", "Content-Type: application/json"),
-            *("-d", json.dumps({"model": served, **body}), f"{url}/chat/completions"),
+            *("-d", json.dumps({"model": served, **body}), f"{url}/v1/chat/completions"),
         ),
         capture_output=True,
         text=True,
@@ -156,6 +167,19 @@ def test_a_second_run_changes_nothing(desk: Controller, capsys: pytest.CaptureFi
     say(capsys, f"second run, changed=0: {time.monotonic() - began:.0f} s")
 
 
+def test_behind_a_gateway_a_box_is_drained_before_it_changes(desk: Controller) -> None:
+    assert changed(desk.provision(gateways=True)) == 0
+    desk.variables["qwen_appliance_config"]["engine"]["max_num_seqs"] = 4
+    run = desk.provision(gateways=True)
+    assert changed(run) == 2  # the file, the start
+    order = [run.stdout.index(f"TASK [{name}") for name in DRAINED]
+    assert order == sorted(order)
+    assert run.stdout.count(f"{NAME} -> {GATEWAY}] => (item={GATEWAY})") == 2
+    assert re.search(rf"^{NAME} +UP", desk.gateway.run(COMMAND, "status").stdout, re.MULTILINE)
+    url = f"http://{desk.gateway.address}:{PORT}"
+    assert chat(desk, desk.key, url=url)[0] == 200
+
+
 def test_check_names_what_drifted(desk: Controller) -> None:
     with desk.box.path(CONFIG).open("a") as config:
         config.write("# by hand\n")
@@ -165,7 +189,7 @@ def test_check_names_what_drifted(desk: Controller) -> None:
     assert changed(run) == 2
     assert plan(run) == [f"{UNIT} is written", f"{CONFIG} is written"]
     assert "-# by hand" in run.stdout
-    assert ours(tree(desk.box)) == ours(before)
+    assert provisioned(tree(desk.box)) == provisioned(before)
 
 
 def test_an_upgrade_that_fails_its_verification_is_taken_back(
@@ -190,7 +214,7 @@ def test_an_upgrade_that_fails_its_verification_is_taken_back(
     assert run.returncode == 2
     assert "the golden prompt is answered with" in run.stdout
     assert f"Rolled back: release {Path(was).parent.name} serves again" in run.stdout
-    assert release(desk) == was and ours(tree(desk.box)) == ours(before)
+    assert release(desk) == was and provisioned(tree(desk.box)) == provisioned(before)
     assert desk.box.path(CONFIG).read_text() == config
     assert desk.box.property(SERVICE, "MemoryHigh") == str(1536 << 20)
     assert chat(desk, desk.key)[0] == 200
@@ -228,8 +252,9 @@ def test_uninstalled_nothing_is_left(desk: Controller, bare: list[str]) -> None:
     run = desk.provision(variables=absent | {"qwen_appliance_keep_models": True})
     assert changed(run) > 0
     left = set(ours(tree(desk.box))) - set(ours(bare))
-    assert left and all(line.split()[0].startswith("/var/lib/qwen-appliance") for line in left)
-    assert any(line.startswith(f"{MODELS}/") for line in left)
+    parents = ("/var/lib/qwen-appliance", MODELS)
+    paths = {line.split()[0] for line in left} - set(parents)
+    assert paths and all(path.startswith(f"{MODELS}/") for path in paths)
     assert (desk.box.fake / "cpu" / GOVERNOR).read_text().strip() == "powersave"
     assert changed(desk.provision(variables=absent)) > 0
     assert ours(tree(desk.box)) == ours(bare)
@@ -238,3 +263,8 @@ def test_uninstalled_nothing_is_left(desk: Controller, bare: list[str]) -> None:
 
 def ours(files: list[str]) -> list[str]:
     return [line for line in files if not NOT_OURS.match(line)]
+
+
+def provisioned(files: list[str]) -> list[str]:
+    """Without what the service writes while it runs."""
+    return [line for line in ours(files) if not WRITTEN_BY_THE_SERVICE.match(line)]

@@ -120,6 +120,7 @@ def test_a_first_attempt_leaves_nothing_but_the_release(tmp_path: Path) -> None:
 def test_what_is_through_keeps_the_one_before_and_no_others(places: Places) -> None:
     upgrade = Upgrade(places)
     change_everything(places, upgrade)
+    (places.releases / "r0.tar").touch()
     upgrade.commit("r2", "M")
     assert json.loads(places.served.read_text()) == {
         "release": "r2",

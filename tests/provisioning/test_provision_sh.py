@@ -113,6 +113,9 @@ def test_the_model_that_is_served_stays_unless_one_is_named(checkout: Checkout) 
     for named in (["--source=hf:A/B"], ["-e", "qwen_appliance_model_source=hf:A/B"]):
         assert checkout.provision(*named).stdout == ""
         assert "qwen_appliance_model_dir" not in checkout.variables()
+    (model / "manifest.json").unlink()
+    run = checkout.provision()
+    assert run.returncode == 2 and "Old, is gone; name one" in run.stderr
 
 
 @pytest.mark.usefixtures("as_root")
@@ -133,7 +136,7 @@ def test_uninstalling_keeps_models_when_told(checkout: Checkout) -> None:
         (["--source", "Qwen"], "expected hf:"),
         (["--model-dir", "/nowhere"], "no manifest.json there"),
         (["--source", "hf:A/B", "--model-dir", "/"], "not both"),
-        (["-e", "port"], "expected KEY=VALUE"),
+        (["-e", "port"], "expected KEY=VALUE, a JSON object or @FILE"),
         (["--keep-models"], "belongs to --uninstall"),
         (["--uninstall", "--source", "hf:A/B"], "takes no model"),
     ],
