@@ -28,16 +28,12 @@ from tests.box.image import (
     provide_gateway,
     run,
 )
+from tests.box.installed import TUNE_PROFILE
 from tests.box.net import Net
 
 NAME = "box-1"
 PORT = 8000
 SSH = ("openssh-server",)
-# A box has a tree of its own for clocks, but shares the kernel: these two would be the host's.
-TUNE_PROFILE = {
-    "transparent_hugepages": {"value": None, "reason": "the host's"},
-    "swappiness": {"value": None, "reason": "the host's"},
-}
 CHECKOUT = ("appliance", "provisioning", "systemd", "LICENSE", "pyproject.toml")
 
 
