@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from litestar import MediaType, Request, Response
+from litestar.datastructures import Headers
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.types import ExceptionHandlersMap
@@ -118,8 +119,15 @@ def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respon
     if status >= 500:
         return _appliance_error(request, error)
     code = _HTTP_CODES.get(status, "invalid_request")
-    detail = ErrorDetail(error.detail, _INVALID, None, code)
-    return _response(request, status, ErrorBody(detail), error.headers)
+    words = error.detail
+    if status == 404:
+        words = f"nothing is at {request.url.path}; OpenAI's API begins with /v1, see /docs"
+    elif status == 405:
+        allowed = Headers(error.headers or {}).get("allow", "nothing")
+        words = f"{request.method} is not possible at {request.url.path}, but {allowed} is"
+    return _response(
+        request, status, ErrorBody(ErrorDetail(words, _INVALID, None, code)), error.headers
+    )
 
 
 def _no_body(request: Request[Any, Any, Any], _: ValidationException) -> Response[bytes]:

@@ -12,14 +12,23 @@ from appliance.chat.template import PromptEnd
 from appliance.errors import RequestError
 
 # The type of others is read, to say what is wrong with them.
-PartType = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["text"]})]
+PartType = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["text", "refusal"]})]
 
 
 class ContentPart(msgspec.Struct):
-    """One part of a message's content; only `text` parts can be read by this model."""
+    """One part of a message's content; only texts can be read by this model.
+
+    An assistant's `refusal`, which this service never writes and others do, is a text.
+    """
 
     type: PartType
     text: str | None = None
+    refusal: str | None = None
+
+    @property
+    def words(self) -> str | None:
+        """The part's text; None if it is none."""
+        return {"text": self.text, "refusal": self.refusal}.get(self.type)
 
 
 class ChatMessage(msgspec.Struct, omit_defaults=True):
@@ -52,13 +61,14 @@ class ChatMessage(msgspec.Struct, omit_defaults=True):
             return self.content
         texts = []
         for number, part in enumerate(self.content or ()):
-            if part.type != "text" or part.text is None:
+            words = part.words
+            if words is None:
                 raise RequestError(
                     f"messages[{index}].content[{number}] is a part of type '{part.type}' without "
                     "a text; this model reads text only, leave it out",
                     "messages",
                 )
-            texts.append(part.text)
+            texts.append(words)
         return "".join(texts)
 
 

@@ -123,6 +123,16 @@ def test_another_method_and_another_path(served: Served) -> None:
         assert response.json()["error"]["code"] in ("not_found", "method_not_allowed")
 
 
+def test_a_client_without_v1_in_its_base_is_told(served: Served) -> None:
+    response = served.client.post("/chat/completions", json=body(CHAT))
+    message = response.json()["error"]["message"]
+    assert response.status_code == 404
+    assert "/chat/completions" in message and "/v1" in message and "/docs" in message
+    response = served.client.get(CHAT)
+    message = response.json()["error"]["message"]
+    assert "GET" in message and CHAT in message and "POST" in message
+
+
 @posts
 def test_a_body_that_is_too_large(
     tiny_model_dir: Path, check: Callable[..., Any], path: str

@@ -140,6 +140,14 @@ def test_content_in_parts_is_one_text(served: Served) -> None:
     )
 
 
+def test_another_model_s_refusal_comes_back_as_a_text(served: Served) -> None:
+    served.reset()
+    served.answer("hello")
+    refused = [{"type": "refusal", "refusal": "I cannot."}]
+    ask(served, [user("do it"), assistant(refused), user("why?")], max_tokens=1)
+    assert "\x01assistant\nI cannot.\x01" in last_prompt(served)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_image_is_refused_in_words_that_help(served: Served, stream: bool) -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
