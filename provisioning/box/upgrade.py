@@ -41,8 +41,9 @@ class Upgrade:
         for path in files:
             journal["files"].setdefault(path, _remembered(self._places.at(path)))
         journal["models"].setdefault(model, digest(self._places.models / model))
-        before = journal["venv"]
-        if release not in journal["releases"] and (before is None or release not in before):
+        before = journal["before"] or {}
+        there = (before.get("release"), before.get("previous_release"), *journal["releases"])
+        if release not in there:
             journal["releases"].append(release)
         self._places.state.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_json(self._places.journal, journal)

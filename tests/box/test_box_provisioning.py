@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.box, pytest.mark.model, pytest.mark.timeout(900)]
 
 CONFIG = "/etc/qwen-appliance/config.yaml"
 UNIT = f"/usr/lib/systemd/system/{SERVICE}"
+RELEASES = "/opt/qwen-appliance/releases"
 MODELS = "/var/lib/qwen-appliance/models"
 GOVERNOR = "cpufreq/policy0/scaling_governor"
 DRAINED = (
@@ -115,7 +116,10 @@ def chat(
 
 
 def release(desk: Controller) -> str:
-    return desk.box.run("readlink", "/opt/qwen-appliance/venv").stdout.strip()
+    """Of which release the link that the units name is."""
+    target = desk.box.run("readlink", "/opt/qwen-appliance/venv").stdout.strip()
+    assert target.startswith("releases/") and target.endswith("/venv")
+    return target.split("/")[1]
 
 
 def other_model(model_dir: Path, to: Path, **changes: Any) -> Path:
@@ -167,11 +171,18 @@ def test_a_second_run_changes_nothing(desk: Controller, capsys: pytest.CaptureFi
     say(capsys, f"second run, changed=0: {time.monotonic() - began:.0f} s")
 
 
-def test_behind_a_gateway_a_box_is_drained_before_it_changes(desk: Controller) -> None:
+def test_an_upgrade_keeps_the_old_release_and_drains_the_box_first(desk: Controller) -> None:
     assert changed(desk.provision(gateways=True)) == 0
-    desk.variables["qwen_appliance_config"]["engine"]["max_num_seqs"] = 4
+    desk.checkout = copy_checkout(desk.directory / "newer")
+    unit = desk.checkout / "systemd" / SERVICE
+    unit.write_text(unit.read_text().replace("MemoryHigh=1536M", "MemoryHigh=1500M"))
+    old = release(desk)
     run = desk.provision(gateways=True)
     assert changed(run) > 0
+    assert desk.box.property(SERVICE, "MemoryHigh") == str(1500 << 20)
+    told = json.loads(desk.box.path("/var/lib/qwen-appliance/provisioned.json").read_text())
+    assert release(desk) == told["release"] != old == told["previous_release"]
+    assert desk.box.path(f"{RELEASES}/{old}/release.json").exists()
     order = [run.stdout.index(f"TASK [{name}") for name in DRAINED]
     assert order == sorted(order)
     assert run.stdout.count(f"{NAME} -> {GATEWAY}] => (item={GATEWAY})") == 2
@@ -206,16 +217,13 @@ def test_an_upgrade_that_fails_its_verification_is_taken_back(
     desk: Controller, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Another release, other settings, another unit, and a model that answers otherwise."""
-    checkout = copy_checkout(tmp_path / "newer")
-    unit = checkout / "systemd" / SERVICE
-    unit.write_text(unit.read_text().replace("MemoryHigh=1536M", "MemoryHigh=1500M"))
     golden = json.loads((model_dir / MANIFEST).read_text())["golden"]
     golden["greedy_ids"][0] += 1
     broken = other_model(model_dir, tmp_path / "broken", golden=golden)
     before, was = tree(desk.box), release(desk)
     config = desk.box.path(CONFIG).read_text()
     began = time.monotonic()
-    run = replace(desk, checkout=checkout).provision(
+    run = replace(desk, checkout=image.ROOT).provision(
         variables={
             "qwen_appliance_model_dir": str(broken),
             "qwen_appliance_config": {"engine": {"max_model_len": 512}},
@@ -223,10 +231,10 @@ def test_an_upgrade_that_fails_its_verification_is_taken_back(
     )
     assert run.returncode == 2
     assert "the golden prompt is answered with" in run.stdout
-    assert f"Rolled back: release {Path(was).parent.name} serves again" in run.stdout
+    assert f"Rolled back: release {was} serves again" in run.stdout
     assert release(desk) == was and provisioned(tree(desk.box)) == provisioned(before)
     assert desk.box.path(CONFIG).read_text() == config
-    assert desk.box.property(SERVICE, "MemoryHigh") == str(1536 << 20)
+    assert desk.box.property(SERVICE, "MemoryHigh") == str(1500 << 20)
     assert chat(desk, desk.key)[0] == 200
     say(capsys, f"an upgrade that failed, and back: {time.monotonic() - began:.0f} s")
 

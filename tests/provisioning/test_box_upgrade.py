@@ -89,6 +89,17 @@ def test_a_second_attempt_falls_back_to_what_served_before_the_first(places: Pla
     assert {path.name for path in places.releases.iterdir()} == {"r1"}
 
 
+def test_going_back_by_hand_in_vain_leaves_that_release_where_it_was(places: Places) -> None:
+    upgrade = Upgrade(places)
+    change_everything(places, upgrade)
+    upgrade.commit("r2", "M")
+    before = tree(places.root)
+    upgrade.begin("r1", "M", FILES)
+    assert upgrade.roll_back() == "r2"
+    assert tree(places.root) == before
+    assert {path.name for path in places.releases.iterdir()} == {"r1", "r2"}
+
+
 def test_broken_off_while_models_change_places(places: Places) -> None:
     before = tree(places.root)
     upgrade = Upgrade(places)

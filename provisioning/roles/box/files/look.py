@@ -88,12 +88,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def _unit(unit: str) -> dict[str, str]:
-    shown = subprocess.run(
-        ["systemctl", "show", "-p", "ActiveState,UnitFileState,NeedDaemonReload", unit],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
+    command = ["systemctl", "show", "-p", "ActiveState,UnitFileState,NeedDaemonReload", unit]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        shown = ""  # no systemd: the preflight's to tell
     told = dict(line.partition("=")[::2] for line in shown.splitlines())
     return {
         "active": told.get("ActiveState", ""),
