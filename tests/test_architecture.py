@@ -93,7 +93,7 @@ LIBRARIES = {
     "tokenizers": ["appliance/chat/*", "provisioning/build_model/*"],
     "llguidance": ["appliance/chat/*"],
     "jinja2": ["appliance/chat/*", "provisioning/build_model/*"],
-    "yaml": ["appliance/config/*"],
+    "yaml": ["appliance/config/*", "provisioning/remembered.py"],
     "prometheus_client": ["appliance/metrics/*"],
     "httpx": ["appliance/bench/*", "provisioning/build_model/*"],
 }

@@ -21,11 +21,12 @@ BUDGET = Budget(ttft_ms=100, itl_ms=30)
 
 
 class Service:
-    """`answer`: the tokens, as text; `not_ready` counts down with each look; `key` is asked for."""
+    """`answer`: the tokens, as text; `not_ready` and `too_many` count down; `key` is asked for."""
 
     def __init__(self) -> None:
         self.answer = ["One", ",", " two", "\\xe4"]
         self.not_ready = 0
+        self.too_many = 0
         self.key: str | None = None
         self.asked: dict[str, Any] = {}
         service = self
@@ -54,7 +55,9 @@ class Service:
 
             def _send(self, status: int, told: dict[str, Any]) -> None:
                 text = json.dumps(told).encode()
-                self.send_response(status)
+                service.too_many -= 1
+                self.send_response(429 if service.too_many >= 0 else status)
+                self.send_header("Retry-After", "0")
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)
@@ -131,6 +134,13 @@ def test_who_never_gets_ready_is_told_why(service: Service, model: Path) -> None
     service.not_ready = 1000
     with pytest.raises(VerificationError, match=r"not ready after 0.3 s: /health/ready .* 503"):
         run(service, model, timeout_s=0.3)
+
+
+def test_a_key_with_a_limit_waits_and_is_not_measured(service: Service, model: Path) -> None:
+    service.too_many = 3
+    told = verify(service.url, model, BUDGET, measure=True, timeout_s=5)
+    assert told["ms_per_token"] is None
+    assert told["over_budget"] == ["not measured: server.requests_per_minute is too low for it"]
 
 
 def test_keys(service: Service, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,21 +45,31 @@ class Checkout:
         assert called is not None
         return json.loads(called[called.index("-e") + 1])
 
+    def asked(self) -> dict[str, Any]:
+        """What is handed on of the `-e` of this run and of those before; it wins."""
+        called = self.called()
+        assert called is not None
+        return json.loads([called[n + 1] for n, one in enumerate(called) if one == "-e"][1])
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     root = tmp_path / "check out"
     (root / "provisioning").mkdir(parents=True)
-    for name in ("provision.sh", "python.sh"):
+    for name in ("provision.sh", "python.sh", "remembered.py"):
         shutil.copy(ROOT / "provisioning" / name, root / "provisioning")
     # Nothing that a provisioned machine has is to be seen from here.
     script = root / "provisioning" / "provision.sh"
-    script.write_text(script.read_text().replace("/var/lib/qwen-appliance", f"{tmp_path}/state"))
+    text = script.read_text().replace("/var/lib/qwen-appliance", f"{tmp_path}/state")
+    script.write_text(text.replace("settings=/etc/qwen-appliance", f"settings={tmp_path}"))
     (root / "provisioning" / "venvs.py").write_text("")
     ansible = root / ".venv-provision" / "bin" / "ansible-playbook"
     ansible.parent.mkdir(parents=True)
     ansible.write_text(ANSIBLE)
     ansible.chmod(0o755)
+    python = ansible.with_name("python")
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
     return Checkout(root)
 
 
@@ -69,7 +79,6 @@ def with_bundles(checkout: Checkout) -> Checkout:
     bundle = checkout.root / "provisioning" / "bundle"
     bundle.mkdir()
     (bundle / "__main__.py").write_text("import sys\nprint(sys.argv[1:])\n")
-    (checkout.root / ".venv-provision/bin/python").symlink_to(sys.executable)
     return checkout
 
 
@@ -96,7 +105,7 @@ def test_it_runs_the_playbook_of_fleets_for_this_machine(checkout: Checkout) -> 
     called = checkout.called()
     assert called is not None and called[1].endswith("/provisioning/this-machine.yml")
     assert called[2].endswith("/provisioning/playbook.yml") and "--check" not in called
-    assert called[-2:] == ["-e", "qwen_appliance_port=81"]
+    assert checkout.asked() == {"qwen_appliance_port": "81"}
     variables = checkout.variables()
     assert variables["qwen_appliance_model_source"] == "gguf:/my models/a.gguf"
     assert variables["qwen_appliance_state"] == "present"
@@ -116,6 +125,32 @@ def test_the_model_that_is_served_stays_unless_one_is_named(checkout: Checkout) 
     (model / "manifest.json").unlink()
     run = checkout.provision()
     assert run.returncode == 2 and "Old, is gone; name one" in run.stderr
+
+
+@pytest.mark.usefixtures("as_root")
+def test_later_runs_remember_what_was_asked_for(checkout: Checkout, tmp_path: Path) -> None:
+    file = tmp_path / "file.yml"
+    file.write_text("qwen_appliance_port: 81\nqwen_appliance_wheels: /w\n")
+    checkout.provision("-e", "qwen_appliance_host=0.0.0.0", "--check")
+    assert not (tmp_path / "provision.json").exists()
+    checkout.provision("-e", "qwen_appliance_host=0.0.0.0", "-e", f"@{file}")
+    assert checkout.asked()["qwen_appliance_wheels"] == "/w"
+    checkout.provision("-e", '{"qwen_appliance_config": {"a": "b c"}, "qwen_appliance_port": 82}')
+    wanted = {
+        "qwen_appliance_host": "0.0.0.0",
+        "qwen_appliance_port": 82,
+        "qwen_appliance_config": {"a": "b c"},
+    }
+    assert checkout.asked() == wanted
+    kept = tmp_path / "provision.json"
+    assert json.loads(kept.read_text()) == wanted and kept.stat().st_mode & 0o777 == 0o600
+    # What failed is not worth it.
+    ansible = checkout.root / ".venv-provision/bin/ansible-playbook"
+    ansible.write_text(ANSIBLE + "exit 2\n")
+    assert checkout.provision("-e", "qwen_appliance_port=83").returncode == 2
+    assert json.loads(kept.read_text()) == wanted
+    refused = checkout.provision("-e", "@/nowhere")
+    assert refused.returncode == 2 and "No such file" in refused.stderr
 
 
 @pytest.mark.usefixtures("as_root")
