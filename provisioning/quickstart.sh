@@ -171,5 +171,7 @@ if [[ $serve == no ]]; then
   echo
 else
   ensure_key
+  # As the unit does: large pages for the packed weights.
+  export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
   exec "${command[@]}"
 fi

@@ -15,6 +15,8 @@ VARIANTS = ("stateful", "paged")
 _KNOWN = {setting.key for setting in SETTINGS}
 DRAFTS = "engine.prompt_lookup"
 SAVED_PREFIXES_DIR = "engine.saved_prefixes_dir"
+# As systemd/qwen-appliance.service sets it: large pages for the packed weights.
+_AS_INSTALLED = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def served(variant: str) -> str:
@@ -61,7 +63,7 @@ def sides(inputs: Inputs, variants: Sequence[str]) -> list[Side]:
 def _in_process(inputs: Inputs, name: str, settings: Mapping[str, str], *options: str) -> Side:
     script = inputs.workers / "engine_worker.py"
     command = (sys.executable, script, "--model", inputs.model_dir, *_set(settings), *options)
-    return Side(name, "in process", lambda: Launch(command))
+    return Side(name, "in process", lambda: Launch(command, _AS_INSTALLED))
 
 
 def _over_http(inputs: Inputs, name: str, settings: Mapping[str, str]) -> Side:
@@ -72,7 +74,8 @@ def _over_http(inputs: Inputs, name: str, settings: Mapping[str, str]) -> Side:
         worker: tuple[str | Path, ...] = (sys.executable, inputs.workers / "http_worker.py")
         worker += ("--port", port, "--rows", "8", "--ready-path", "/health/ready")
         worker += ("--version-text", "this checkout")
-        return Launch((*worker, "--", *server), {"PYTHONPATH": str(inputs.root)})
+        environment = {**_AS_INSTALLED, "PYTHONPATH": str(inputs.root)}
+        return Launch((*worker, "--", *server), environment)
 
     return Side(name, "HTTP", prepare)
 
