@@ -6,6 +6,7 @@ mount, a network namespace, cgroups) is gone after `close`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -41,6 +42,7 @@ ENVIRONMENT = (
     "LANG=C.UTF-8",
 )
 UP_TIMEOUT_S = 30.0
+_NUMBERS = itertools.count(1)
 
 
 def host(
@@ -72,7 +74,7 @@ class Box:
         memory_bytes: int | None = None,
         net: Net | None = None,
     ) -> None:
-        self.name = f"qa-{name}-{os.getpid()}"
+        self.name = f"qa-{name}-{os.getpid()}-{next(_NUMBERS)}"
         self.directory = work / name
         self.root = self.directory / "root"
         self.fake = self.directory / "fake"
@@ -179,6 +181,12 @@ class Box:
             except subprocess.TimeoutExpired:
                 self.cut_power()
 
+    def layers(self) -> Path:
+        """End this box; its file system is the image of further ones until `close`."""
+        self.stop()
+        self._release()
+        return Path(f"{self.directory / 'upper'}:{self._image}")
+
     def reboot(self) -> None:
         """As a machine does: all units stop in order, then it boots again."""
         assert self._process is not None
@@ -196,12 +204,16 @@ class Box:
         try:
             self.stop()
         finally:
-            host("umount", str(self.root), check=False)
-            host("ip", "netns", "del", self.name, check=False)
-            for cgroup in self._cgroups:
-                for inner, *_ in os.walk(cgroup, topdown=False):
-                    Path(inner).rmdir()
+            self._release()
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _release(self) -> None:
+        """What the box has in the host; nothing if that was done before."""
+        host("umount", str(self.root), check=False)
+        host("ip", "netns", "del", self.name, check=False)
+        for cgroup in self._cgroups:
+            for inner, *_ in os.walk(cgroup, topdown=False):
+                Path(inner).rmdir()
 
     def _is_up(self) -> bool:
         assert self._process is not None

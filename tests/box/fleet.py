@@ -1,4 +1,4 @@
-"""Three boxes behind a fourth that the role made a gateway, all in one network."""
+"""Three provisioned boxes behind a fourth that the role made a gateway, all in one network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,28 +15,19 @@ from typing import Any
 
 import yaml
 
-from appliance.access.key_file import make_key, write_keys
+from appliance.model_dir import MANIFEST
 from tests.box.box import Box
 from tests.box.fleet_client import Reply
 from tests.box.image import ROOT
-from tests.box.installed import MODEL, SERVICE, Installed, install, wait_until
+from tests.box.installed import SERVICE, wait_until
 from tests.box.net import Net
 
 NAMES = ("box-1", "box-2", "box-3")
 GATEWAY = "gateway-1"
 PORT = 8000
 SEATS = 4
-KEYS = "etc/credstore/qwen-appliance.api-keys"
 COMMAND = "/usr/local/sbin/qwen-appliance-gateway"
-_CONFIG = f"""
-model:
-  dir: /{MODEL}
-engine:
-  max_model_len: 1024
-  max_num_seqs: {SEATS}
-server:
-  host: 0.0.0.0
-"""
+CONFIG = {"engine": {"max_model_len": 1024, "max_num_seqs": SEATS}}
 
 
 def ansible_playbook() -> str | None:
@@ -47,26 +37,34 @@ def ansible_playbook() -> str | None:
 
 
 class Fleet:
-    """Boxes that serve, and a gateway before the role has run on it."""
+    """Boxes that serve, and a gateway before the role has run on it.
+
+    `variables` are those that the boxes were provisioned with, `key_file` what came of them.
+    """
 
     def __init__(
-        self, net: Net, boxes: dict[str, Box], gateway: Box, key: str, directory: Path
+        self,
+        net: Net,
+        boxes: dict[str, Box],
+        gateway: Box,
+        directory: Path,
+        variables: dict[str, Any],
+        key_file: Path,
     ) -> None:
         self.net, self.boxes, self.gateway = net, boxes, gateway
         self.url = f"http://{gateway.address}:{PORT}"
-        self._key = key
+        self._key = key_file.read_text().strip()
         self._directory = directory
-        with ThreadPoolExecutor() as at_once:
-            self.services = dict(zip(boxes, at_once.map(Installed, boxes.values()), strict=True))
-            started = [
-                at_once.submit(box.systemctl, "enable", "--now", SERVICE, check=False)
-                for box in boxes.values()
-            ]
-        for box, start in zip(boxes.values(), started, strict=True):
-            state = box.property(SERVICE, "ActiveState")
-            assert state == "active", start.result() + box.journal(SERVICE)
+        self._variables = {**variables, "qwen_appliance_key_file": str(key_file)}
+        for box in boxes.values():
+            wait_until(partial(_serves, box), "active")
         self.first_run = ""
-        self.model = next(iter(self.services.values())).model
+        model_dir = Path(variables["qwen_appliance_model_dir"])
+        self.model = json.loads((model_dir / MANIFEST).read_text())["name"]
+
+    def pids(self) -> dict[str, str]:
+        """Of each box's service."""
+        return {name: box.property(SERVICE, "MainPID") for name, box in self.boxes.items()}
 
     # Ansible
 
@@ -79,12 +77,22 @@ class Fleet:
     def try_play(
         self, tasks: Sequence[dict[str, Any]], *options: str, hosts: str = "gateways"
     ) -> subprocess.CompletedProcess[str]:
+        playbook = self._directory / "play.yml"
+        play = {"hosts": hosts, "gather_facts": False, "tasks": list(tasks)}
+        playbook.write_text(yaml.safe_dump([play], sort_keys=False))
+        return self._run(playbook, *options)
+
+    def provision(self, checkout: Path, *options: str) -> str:
+        """Run the playbook of a checkout on boxes and gateway; returns what Ansible said."""
+        ended = self._run(checkout / "provisioning" / "playbook.yml", *options)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    def _run(self, playbook: Path, *options: str) -> subprocess.CompletedProcess[str]:
         command = ansible_playbook()
         assert command is not None
-        inventory, playbook = self._directory / "inventory.yml", self._directory / "play.yml"
+        inventory = self._directory / "inventory.yml"
         inventory.write_text(yaml.safe_dump(self._inventory()))
-        play = {"hosts": hosts, "gather_facts": False, "serial": 1, "tasks": list(tasks)}
-        playbook.write_text(yaml.safe_dump([play], sort_keys=False))
         environment = {
             "PATH": os.environ["PATH"],
             "LC_ALL": "C.UTF-8",
@@ -98,7 +106,7 @@ class Fleet:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
 
@@ -110,15 +118,13 @@ class Fleet:
             "all": {
                 "vars": {
                     "ansible_connection": "nsbox",
+                    "ansible_user": "root",
                     "ansible_python_interpreter": "/usr/bin/python3",
                 },
                 "children": {
                     "boxes": {
                         "hosts": {name: entry(box) for name, box in self.boxes.items()},
-                        "vars": {
-                            "qwen_appliance_host": "0.0.0.0",
-                            "qwen_appliance_config": {"engine": {"max_num_seqs": SEATS}},
-                        },
+                        "vars": self._variables,
                     },
                     "gateways": {"hosts": {GATEWAY: entry(self.gateway)}},
                 },
@@ -177,28 +183,28 @@ def replies_of(process: subprocess.Popen[str]) -> list[Reply]:
     return [Reply(**json.loads(line)) for line in process.stdout]
 
 
+def _serves(box: Box) -> bool:
+    return box.property(SERVICE, "ActiveState") == "active"
+
+
 @contextmanager
 def fleet(
-    box_image: Path, gateway_image: Path, cpus: Path, model_dir: Path, directory: Path
+    box_image: Path,
+    gateway_image: Path,
+    cpus: Path,
+    directory: Path,
+    variables: dict[str, Any],
+    key_file: Path,
 ) -> Iterator[Fleet]:
-    key, record = make_key("fleet")
-    keys = directory / "keys"
-    write_keys(keys, [record])
-
-    def fill_box(root: Path) -> None:
-        install(root, model_dir=model_dir)
-        (root / "etc/qwen-appliance/config.yaml").write_text(_CONFIG)
-        (root / KEYS).parent.mkdir(mode=0o700)
-        shutil.copy(keys, root / KEYS)
+    """`box_image` is of a box that was provisioned with these variables."""
 
     def fill_gateway(root: Path) -> None:
         os.utime(root / "var/lib/apt/lists")  # to apt they are of today
 
     with ExitStack() as stack:
         net = stack.enter_context(Net("fleet"))
-        make = partial(Box, net=net)
-        boxes = {name: make(box_image, directory, name, fill=fill_box, fake=cpus) for name in NAMES}
-        gateway = make(gateway_image, directory, GATEWAY, fill=fill_gateway)
+        boxes = {name: Box(box_image, directory, name, fake=cpus, net=net) for name in NAMES}
+        gateway = Box(gateway_image, directory, GATEWAY, fill=fill_gateway, net=net)
         for box in (*boxes.values(), gateway):
             stack.enter_context(box)
-        yield Fleet(net, boxes, gateway, key, directory)
+        yield Fleet(net, boxes, gateway, directory, variables, key_file)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 import threading
 import time
@@ -12,14 +14,26 @@ from pathlib import Path
 import pytest
 
 from tests.box import image
-from tests.box.fleet import COMMAND, GATEWAY, NAMES, Fleet, ansible_playbook, fleet, replies_of
+from tests.box.fleet import (
+    COMMAND,
+    CONFIG,
+    GATEWAY,
+    NAMES,
+    Fleet,
+    ansible_playbook,
+    fleet,
+    replies_of,
+)
 from tests.box.fleet_client import Reply
 from tests.box.installed import SERVICE
+from tests.box.provisioned import controller, copy_checkout
 
 # The first one may have to make the images.
 pytestmark = [pytest.mark.box, pytest.mark.model, pytest.mark.timeout(900)]
 
 ROLE = {"name": "The gateway", "ansible.builtin.import_role": {"name": "gateway"}}
+QWEN_APPLIANCE = "/opt/qwen-appliance/venv/bin/qwen-appliance"
+NEWER = "99.0.0"
 # So that a box which was down has its full share at once.
 QUICK = ("-e", json.dumps({"qwen_appliance_gateway_slowstart_s": 2}))
 
@@ -28,11 +42,19 @@ QUICK = ("-e", json.dumps({"qwen_appliance_gateway_slowstart_s": 2}))
 def built(
     box_image: Path, n100_cpus: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
+    """One box is provisioned, and the three are copies of it."""
     if ansible_playbook() is None:
         pytest.skip("no ansible-playbook: ./tests/run.sh makes .venv-provision")
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("no ssh (apt-get install openssh-client)")
     directory = tmp_path_factory.mktemp("fleet")
-    with fleet(box_image, image.provide_gateway(), n100_cpus, model_dir, directory) as built:
-        yield built
+    with controller(model_dir, n100_cpus, tmp_path_factory.mktemp("first")) as desk:
+        desk.variables["qwen_appliance_config"] = CONFIG
+        provisioned = desk.provision()
+        assert provisioned.returncode == 0, provisioned.stdout + provisioned.stderr
+        first = (image.provide_gateway(), n100_cpus, directory, desk.variables, desk.key_file)
+        with fleet(desk.box.layers(), *first) as built:
+            yield built
 
 
 @pytest.fixture(scope="module")
@@ -121,21 +143,10 @@ def test_a_power_cut_costs_only_what_had_begun(
 def test_a_rolling_upgrade_under_load_loses_nothing(
     gateway: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pids = {name: service.pid() for name, service in gateway.services.items()}
-    roll = [
-        {
-            "name": "Drain",
-            "ansible.builtin.include_role": {"name": "gateway", "tasks_from": "drain"},
-        },
-        {
-            "name": "Upgrade",
-            "ansible.builtin.command": {"argv": ["systemctl", "restart", SERVICE]},
-        },
-        {
-            "name": "Enable",
-            "ansible.builtin.include_role": {"name": "gateway", "tasks_from": "enable"},
-        },
-    ]
+    """The playbook's own: every box gets another release, is measured, and waits for its turn."""
+    checkout = copy_checkout(tmp_path / "newer")
+    package = checkout / "appliance" / "__init__.py"
+    package.write_text(re.sub('(__version__ = )".*"', rf'\1"{NEWER}"', package.read_text()))
     bodies = [
         gateway.chat(f"Topic {number}", max_tokens=24, ignore_eos=True)
         | ({"stream": True} if number % 2 else {})
@@ -143,17 +154,18 @@ def test_a_rolling_upgrade_under_load_loses_nothing(
     ]
     rolled = tmp_path / "rolled"
     replies: list[Reply] = []
-    with gateway.clients(bodies, concurrency=5, until=rolled) as clients:
+    with gateway.clients(bodies, concurrency=3, until=rolled) as clients:
         reader = threading.Thread(target=lambda: replies.extend(replies_of(clients)))
         reader.start()
         began = time.time()
         try:
-            gateway.play(roll, hosts="boxes")
+            gateway.provision(checkout, *QUICK)
             took_s = time.time() - began
         finally:
             rolled.touch()
             reader.join()
-    assert all(service.pid() != pids[name] for name, service in gateway.services.items())
+    for box in gateway.boxes.values():
+        assert box.run(QWEN_APPLIANCE, "--version").stdout.split()[-1] == NEWER
     assert {reply.box for reply in replies} == set(NAMES)
     assert not failed(replies)
     say(capsys, f"rolling upgrade of three boxes: {took_s:.1f} s, {len(replies)} requests, 0 lost")
@@ -181,10 +193,9 @@ def test_a_box_that_is_not_ready_stays_drained(gateway: Fleet) -> None:
 
 def test_measured_rates_are_weights(gateway: Fleet) -> None:
     """And no box's answer is needed for it to keep its place."""
-    for name, ms in zip(NAMES, (20.0, 40.0), strict=False):
-        facts = gateway.boxes[name].path("/etc/ansible/facts.d")
-        facts.mkdir(parents=True)
-        (facts / "qwen_appliance.fact").write_text(json.dumps({"ms_per_token": ms}))
+    for name, ms in zip(NAMES, (20.0, 40.0, None), strict=True):
+        facts = gateway.boxes[name].path("/etc/ansible/facts.d/qwen_appliance.fact")
+        facts.write_text(json.dumps({"ms_per_token": ms} if ms else {}))
     gateway.play([ROLE], *QUICK)
     lines = gateway.gateway.run(COMMAND, "status").stdout.splitlines()[1:]
     assert [line[40:46].strip() for line in lines] == ["100", "50", "75"]
