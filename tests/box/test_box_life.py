@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,11 @@ FAULTY_START = (
     f"ExecStart=\nExecStart=/opt/qwen-appliance/venv/bin/python3 /{FAULTY} "
     "--model /run/qwen-appliance/model/current"
 )
+# As systemd/README.md has it.
+WITHOUT_COPY = """[Service]
+ExecStart=
+ExecStart=/opt/qwen-appliance/venv/bin/qwen-appliance stage --to /run/qwen-appliance/model --no-copy
+"""
 # Beyond what a quiet machine needs (some 3 s); the issue is that it comes back by itself.
 BACK_WITHIN_S = 20.0
 
@@ -60,6 +67,13 @@ def begin_stream(service: Installed, max_tokens: int) -> None:
     before = service.box.journal("client").count("data: ")
     service.box.run("systemd-run", "-q", "-u", "client", *options, body, url)
     wait_until(lambda: service.box.journal("client").count("data: ") > before, "streaming")
+
+
+def seconds_from_boot_to_ready(service: Installed) -> float:
+    """From the box's own first moment; waits until it serves."""
+    booted = float(service.box.systemctl("show", "-P", "UserspaceTimestampMonotonic")) / 1e6
+    service.seconds_until_serving(booted)
+    return float(service.box.property(SERVICE, "ActiveEnterTimestampMonotonic")) / 1e6 - booted
 
 
 def test_start_alone_brings_up_all_and_stop_puts_it_back(
@@ -224,12 +238,38 @@ def test_it_serves_again_after(
         else:
             service.box.cut_power()
             service.box.up()
-        # From the box's own first moment.
-        booted = float(service.box.systemctl("show", "-P", "UserspaceTimestampMonotonic")) / 1e6
-        service.seconds_until_serving(booted)
-        ready = float(service.box.property(SERVICE, "ActiveEnterTimestampMonotonic")) / 1e6
-        say(capsys, f"{how}: {ready - booted:.1f} s from the first process to READY")
+        took_s = seconds_from_boot_to_ready(service)
+        say(capsys, f"{how}: {took_s:.1f} s from the first process to READY")
         assert service.state(TUNE) == "active"
         assert kernel_value(service.box.path("/"), f"{CPUS}/{GOVERNOR}") == "performance"
     finally:
         service.box.systemctl("disable", SERVICE)
+
+
+@pytest.mark.parametrize("ram_disk", [True, False], ids=["with RAM disk", "without"])
+def test_a_cold_boot(
+    service: Installed, capsys: pytest.CaptureFixture[str], ram_disk: bool
+) -> None:
+    """Nothing of model, code or compiled model is in memory when it boots."""
+    box = service.box
+    drop_in = box.root / "etc/systemd/system/qwen-appliance-stage.service.d/test.conf"
+    box.systemctl("enable", SERVICE)
+    try:
+        service.start()
+        box.stop()
+        if not ram_disk:
+            drop_in.parent.mkdir()
+            drop_in.write_text(WITHOUT_COPY)
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+        box.up()
+        took_s = seconds_from_boot_to_ready(service)
+        words = "with" if ram_disk else "without"
+        say(capsys, f"cold boot {words} RAM disk: {took_s:.1f} s from the first process to READY")
+        maps = box.path(f"/proc/{service.pid()}/maps").read_text()
+        assert ("/run/qwen-appliance/model/model-" in maps) is ram_disk
+        assert (f"/{MODEL}/{MODEL_BIN}" in maps) is not ram_disk
+    finally:
+        shutil.rmtree(drop_in.parent, ignore_errors=True)
+        box.systemctl("daemon-reload")
+        box.systemctl("disable", SERVICE)
