@@ -76,4 +76,6 @@ def _status(body: bytes) -> str | None:
 
 
 def _words(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    """In one line, though it may quote what somebody else's server said."""
+    told = getattr(error, "strerror", None) or str(error)
+    return " ".join(told.split()) or type(error).__name__
