@@ -50,7 +50,8 @@ class PagedRunner:
     def forward(self, chunks: Sequence[Chunk]) -> NDArray[np.float32]:
         self._copy_blocks()
         try:
-            self._request.infer(self._inputs(chunks), share_inputs=True)
+            # Shared: the logits are read in place, not copied for a result that nobody looks at.
+            self._request.infer(self._inputs(chunks), share_inputs=True, share_outputs=True)
         except RuntimeError as error:
             raise BackendError(f"the forward pass failed: {error}") from error
         logits: NDArray[np.float32] = self._request.get_output_tensor(0).data

@@ -128,6 +128,7 @@ class Batch:
                 "logits_indices": self._wanted(parts, width),
             },
             share_inputs=True,
+            share_outputs=True,  # read in place below, not copied for a result nobody looks at
         )
         self._holes_passed += self.num_holes * width
         self._mask.append(width)

@@ -33,10 +33,10 @@ class CountingRequest:
         self.shapes: list[tuple[int, int]] = []
         self.num_resets = 0
 
-    def infer(self, inputs: Mapping[str, np.ndarray], share_inputs: bool) -> None:
+    def infer(self, inputs: Mapping[str, np.ndarray], **options: bool) -> None:
         rows, tokens = inputs["input_ids"].shape
         self.shapes.append((rows, tokens))
-        self._request.infer(inputs, share_inputs=share_inputs)
+        self._request.infer(inputs, **options)
 
     def reset_state(self) -> None:
         self.num_resets += 1
@@ -354,7 +354,7 @@ def test_what_openvino_cannot_compute_is_a_backend_error(sequences: Sequences) -
     class Refusing:
         """An infer request on a machine that has run out of memory."""
 
-        def infer(self, inputs: Mapping[str, object], share_inputs: bool) -> None:
+        def infer(self, inputs: Mapping[str, object], **options: bool) -> None:
             raise RuntimeError("could not allocate 7 bytes")
 
         def query_state(self) -> list[object]:
