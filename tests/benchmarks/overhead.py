@@ -80,6 +80,7 @@ class BareRunner:
         answer: list[int] = []
         times = [time.perf_counter()]
         while len(answer) < max_tokens:
+            assert kv.reserve(allocation.slot, len(pending))
             logits = runner.forward([Chunk(allocation.slot, pending, start, 1)])
             kv.commit(allocation.slot, pending)
             start, pending = start + len(pending), (int(logits[-1].argmax()),)
