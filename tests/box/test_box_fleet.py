@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 import threading
 import time
@@ -20,7 +19,6 @@ from tests.box.fleet import (
     GATEWAY,
     NAMES,
     Fleet,
-    ansible_playbook,
     fleet,
     replies_of,
 )
@@ -43,10 +41,6 @@ def built(
     box_image: Path, n100_cpus: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
     """One box is provisioned, and the three are copies of it."""
-    if ansible_playbook() is None:
-        pytest.skip("no ansible-playbook: ./tests/run.sh makes .venv-provision")
-    if shutil.which("ssh-keygen") is None:
-        pytest.skip("no ssh (apt-get install openssh-client)")
     directory = tmp_path_factory.mktemp("fleet")
     with controller(model_dir, n100_cpus, tmp_path_factory.mktemp("first")) as desk:
         desk.variables["qwen_appliance_config"] = CONFIG

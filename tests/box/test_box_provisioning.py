@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import pytest
 
 from appliance.model_dir import MANIFEST
 from tests.box import image
-from tests.box.fleet import COMMAND, GATEWAY, ansible_playbook
+from tests.box.fleet import COMMAND, GATEWAY
 from tests.box.installed import SERVICE, wait_until
 from tests.box.provisioned import NAME, PORT, Controller, controller, copy_checkout, tree
 
@@ -51,10 +50,6 @@ WRITTEN_BY_THE_SERVICE = re.compile(r"/var/lib/qwen-appliance/kv\b|/var/cache/qw
 def desk(
     box_image: Path, n100_cpus: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Controller]:
-    if ansible_playbook() is None:
-        pytest.skip("no ansible-playbook: ./tests/run.sh makes .venv-provision")
-    if shutil.which("ssh-keygen") is None:
-        pytest.skip("no ssh (apt-get install openssh-client)")
     directory = tmp_path_factory.mktemp("desk")
     try:
         with controller(model_dir, n100_cpus, directory) as made:
