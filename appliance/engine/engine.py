@@ -63,6 +63,7 @@ class Engine:
             prefill_chunk_busy=prefill_chunk_busy,
             max_draft_tokens=max_draft_tokens,
         )
+        self._scratch = np.empty(self.limits.vocab_size, dtype=np.float32)
         self._recorder = Recorder(self._scheduler, backend.kv)
         self.drafts = DraftCounts()
         self._outbox: list[tuple[Generation, StepOutput]] = []
@@ -115,7 +116,7 @@ class Engine:
         sequence = Sequence(
             prompt_ids,
             params,
-            vocab_size=self.limits.vocab_size,
+            scratch=self._scratch,
             timeout_s=timeout_s,
             sink=lambda output: self._outbox.append((generation, output)),
             constraint=constraint,

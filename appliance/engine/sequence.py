@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from appliance.backends.base import Slot
 from appliance.engine.prompt_lookup import PromptLookup
 from appliance.engine.sampler import Sampler
@@ -64,7 +67,8 @@ class Sequence:
     """A prompt and the answer so far. Written by the engine thread only.
 
     `timeout_s` counts from now; `sink` takes each step's output. `constraint` is at its beginning
-    and follows the answer from then on; no one else uses it.
+    and follows the answer from then on; no one else uses it. `scratch`, float32 `(vocab_size,)`, is
+    the engine thread's: all its sequences' samplers write to it.
 
     Region map of `token_ids`: `[0, num_cached_tokens)` came from the prefix cache at the first
     admission, `[0, num_computed_tokens)` have their KV in `slot`, and what lies behind is the next
@@ -76,7 +80,7 @@ class Sequence:
         prompt_ids: tuple[int, ...],
         params: SamplingParams,
         *,
-        vocab_size: int,
+        scratch: NDArray[np.float32],
         timeout_s: float,
         sink: Sink,
         constraint: TokenConstraint | None = None,
@@ -85,7 +89,7 @@ class Sequence:
         self.token_ids: list[int] = list(prompt_ids)
         self.num_prompt_tokens = len(prompt_ids)
         self.params = params
-        self.sampler = Sampler(params, prompt_ids, vocab_size)
+        self.sampler = Sampler(params, prompt_ids, scratch)
         self.timeout_s = timeout_s
         self.timing = Timing(time.monotonic())
         self.deadline = self.timing.submitted_at + timeout_s

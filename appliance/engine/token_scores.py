@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.engine.logits import block_sums, largest
+
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
@@ -35,12 +37,10 @@ def score(
 
 
 def _score(logits: NDArray[np.float32], token_id: int, num_top: int) -> TokenScores:
-    highest = float(logits.max())
-    # Summed in float64: 150,000 float32 addends would cost the last digits.
-    total = highest + float(np.log(np.exp(logits - highest).sum(dtype=np.float64)))
-    num_top = min(num_top, len(logits))
-    likely = np.argpartition(logits, -num_top)[-num_top:] if num_top else np.empty(0, dtype=np.intp)
+    highest = logits.max()
+    total = float(highest) + float(np.log(block_sums(logits, highest, np.float32(1)).sum()))
+    likely = largest(logits, num_top) if num_top else np.empty(0, dtype=np.intp)
     # Of equally likely ones the smaller id first, which is also the greedy choice.
-    ranked = likely[np.lexsort((likely, -logits[likely]))]
+    ranked = likely[np.argsort(-logits[likely], kind="stable")]
     top = tuple((int(i), float(logits[i]) - total) for i in ranked)
     return TokenScores(float(logits[token_id]) - total, top)

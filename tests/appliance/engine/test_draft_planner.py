@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence as SequenceOf
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ def sequence(token_ids: SequenceOf[int] = COPYING, max_tokens: int = 100) -> Seq
     one = Sequence(
         tuple(token_ids[:40]),
         SamplingParams(max_tokens + len(token_ids) - 40, temperature=0),
-        vocab_size=300,
+        scratch=np.empty(300, dtype=np.float32),
         timeout_s=9,
         sink=lambda output: None,
     )
@@ -48,7 +49,7 @@ class Guessing(Sequence):
         super().__init__(
             (1,) * num_tokens,
             SamplingParams(100, temperature=0),
-            vocab_size=300,
+            scratch=np.empty(300, dtype=np.float32),
             timeout_s=9,
             sink=lambda output: None,
         )

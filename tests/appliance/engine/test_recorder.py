@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -39,7 +40,7 @@ class Bench:
         sequence = Sequence(
             tuple(range(num_prompt_tokens)),
             SamplingParams(100, temperature=0),
-            vocab_size=300,
+            scratch=np.empty(300, dtype=np.float32),
             timeout_s=60,
             sink=lambda output: None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +27,8 @@ def logits_of(seed: int, vocab_size: int, spread: float = 3.0) -> NDArray[np.flo
 def sampler(
     params: Mapping[str, Any], prompt_ids: Sequence[int] = (), vocab_size: int = 64
 ) -> Sampler:
-    return Sampler(SamplingParams(1, **params), prompt_ids, vocab_size)
+    scratch = np.empty(vocab_size, dtype=np.float32)
+    return Sampler(SamplingParams(1, **params), prompt_ids, scratch)
 
 
 class Reference:
@@ -157,6 +159,38 @@ def test_a_vocabulary_of_qwen_s_size(params: dict[str, Any]) -> None:
     assert_draws_like_the_reference(params, vocab_size=QWEN_VOCAB_SIZE, draws=3)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    params=st.fixed_dictionaries(
+        {"seed": st.integers(0, 1000)},
+        optional={
+            "temperature": st.floats(0.3, 2),
+            # No share of equals: rounding would decide whether it reaches them.
+            "top_p": st.sampled_from([0.0131719, 0.3141592, 0.6180339, 0.9371173]),
+            "top_k": st.integers(2, 80),
+            "min_p": st.sampled_from([0.01, 0.1, 0.3]),
+        },
+    ),
+    vocab_size=st.sampled_from([64, 700, 10_000]),
+)
+def test_of_equally_likely_tokens_the_first_ones_stay(
+    params: dict[str, Any], vocab_size: int
+) -> None:
+    """Whole numbers as logits: a draw from another choice among equals would show."""
+    sampled, reference = sampler(params, vocab_size=vocab_size), Reference(params)
+    random = np.random.Generator(np.random.PCG64(params["seed"]))
+    for step in range(4):
+        logits = np.round(logits_of(step, vocab_size, spread=2.0))
+        expected, margin = reference.draw(logits, random.random())
+        assert sampled.sample(logits) == expected or margin < 1e-5
+
+
+def test_an_enormous_top_p_and_a_tiny_min_p_leave_out_next_to_nothing() -> None:
+    """A bound computed from them must not cut off what they let in."""
+    for params in ({"top_p": 1 - 1e-15}, {"min_p": 1e-30}, {"min_p": 5e-324}):
+        assert_draws_like_the_reference({**params, "temperature": 2.0}, vocab_size=5000, draws=40)
+
+
 @pytest.mark.parametrize("wish", [{"temperature": 0}, {"top_k": 1}, {"top_p": 0}])
 def test_greedy_takes_the_likeliest_and_of_equals_the_first(wish: dict[str, Any]) -> None:
     greedy = sampler(wish)
@@ -251,6 +285,17 @@ def test_draws_follow_the_probabilities() -> None:
     assert deviation.sum() < 60
 
 
+@pytest.mark.parametrize("params", [{}, {"top_p": 0.999}, {"min_p": 1e-4}], ids=str)
+def test_draws_from_several_blocks_follow_the_probabilities(params: dict[str, Any]) -> None:
+    """Chi-square as above, over groups of 50 tokens each: 19 degrees of freedom."""
+    logits = logits_of(4, 1000, spread=1.0)
+    expected = Reference(params).probabilities(logits).reshape(20, 50).sum(axis=1) * 20_000
+    drawing = sampler({**params, "seed": 1}, vocab_size=1000)
+    drawn = np.array([drawing.sample(logits) for _ in range(20_000)])
+    counts = np.bincount(drawn // 50, minlength=20)
+    assert ((counts - expected) ** 2 / expected).sum() < 44
+
+
 def test_equal_logits_are_drawn_equally() -> None:
     drawing = sampler({"seed": 2})
     counts = np.bincount([drawing.sample(np.zeros(64, np.float32)) for _ in range(12_800)])
@@ -287,6 +332,72 @@ def test_a_token_that_is_ruled_out_is_never_drawn() -> None:
     logits[1:] = -np.inf
     drawing = sampler({"seed": 3, "temperature": 2.0, "top_p": 0.5})
     assert {drawing.sample(logits) for _ in range(50)} == {0}
+
+
+def test_at_the_end_of_a_block_nothing_is_drawn_that_is_ruled_out() -> None:
+    """Numbers next to 1, where a block's sum and its cumulated weights differ in the last digit."""
+
+    class Highest:
+        def random(self) -> float:
+            return 1 - 2**-53
+
+    for params in ({}, {"top_p": 0.99}, {"min_p": 0.01}, {"top_k": 500}):
+        drawing = sampler({**params, "seed": 1}, vocab_size=1000)
+        drawing._random = Highest()  # type: ignore[assignment]
+        for seed in range(100):
+            logits = logits_of(seed, 1000)
+            logits[200:] = -np.inf
+            assert drawing.sample(logits) < 200, params
+
+
+@pytest.mark.parametrize("params", [{}, {"top_p": 0.9}])
+def test_logits_that_are_not_numbers_choose_nothing(params: dict[str, Any]) -> None:
+    logits = logits_of(1, 64)
+    logits[7] = np.nan
+    with pytest.raises(AssertionError):
+        sampler(params).sample(logits)
+
+
+def test_samplers_that_share_their_scratch_do_not_disturb_each_other() -> None:
+    def drawn(scratches: Sequence[NDArray[np.float32]]) -> list[int]:
+        params = [
+            SamplingParams(1, seed=1, frequency_penalty=1.0),
+            SamplingParams(1, seed=2, repetition_penalty=1.5, logit_bias={3: 4.0}),
+        ]
+        both = [Sampler(*each) for each in zip(params, ([1], [2]), scratches, strict=True)]
+        return [one.sample(logits_of(step, 64)) for step in range(30) for one in both]
+
+    shared = np.empty(64, dtype=np.float32)
+    assert drawn([shared, shared]) == drawn([np.empty(64, np.float32), np.empty(64, np.float32)])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"top_p": 0.9},
+        {"min_p": 0.05},
+        {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.1},
+        {"temperature": 0, "frequency_penalty": 0.5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("num_left_out", [None, 3000])
+def test_no_memory_of_the_vocabulary_s_size_is_taken(
+    params: dict[str, Any], num_left_out: int | None
+) -> None:
+    """A copy of the logits is 608 KB, which the system has to find anew for each token."""
+    one = sampler({**params, "seed": 1}, range(100), QWEN_VOCAB_SIZE)
+    logits = logits_of(1, QWEN_VOCAB_SIZE)
+    logits[9000] = 22
+    allowed = None if num_left_out is None else np.arange(num_left_out, QWEN_VOCAB_SIZE)
+    tracemalloc.start()
+    try:
+        one.sample(logits, allowed)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 300_000
 
 
 @settings(max_examples=200, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from appliance.backends.base import RunnerLimits
@@ -36,7 +37,7 @@ class Bench:
         sequence = Sequence(
             prompt_ids,
             SamplingParams(max_tokens, temperature=0),
-            vocab_size=300,
+            scratch=np.empty(300, dtype=np.float32),
             timeout_s=timeout_s,
             sink=lambda output: None,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 
 from appliance.engine.sampling_params import SamplingParams
@@ -19,7 +20,7 @@ def sequence(
     return Sequence(
         prompt_ids,
         SamplingParams(max_tokens, stop_token_ids=stop_token_ids),
-        vocab_size=64,
+        scratch=np.empty(64, dtype=np.float32),
         timeout_s=9.0,
         sink=lambda output: None,
     )

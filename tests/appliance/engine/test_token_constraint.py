@@ -171,8 +171,10 @@ def test_sampling_sees_allowed_tokens_only(params: dict[str, Any]) -> None:
     wishes = {"max_tokens": 9, "temperature": 1.0, "seed": 4, **params}
     bias = wishes.pop("logit_bias", {})
     small_bias = {i: bias[token_id] for i, token_id in renamed.items() if token_id in bias}
-    large = Sampler(SamplingParams(**wishes, logit_bias=bias), (), 300)
-    small = Sampler(SamplingParams(**wishes, logit_bias=small_bias), (), len(ids))
+    large = Sampler(SamplingParams(**wishes, logit_bias=bias), (), np.empty(300, np.float32))
+    small = Sampler(
+        SamplingParams(**wishes, logit_bias=small_bias), (), np.empty(len(ids), np.float32)
+    )
     runner = NoisyRunner()
     drawn = []
     for step in range(50):

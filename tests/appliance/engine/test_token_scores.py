@@ -54,6 +54,13 @@ def test_of_equally_likely_ones_the_smaller_id_comes_first() -> None:
     assert len({p for _, p in scores.top[:3]}) == 1
 
 
+def test_in_a_large_vocabulary_too_of_equally_likely_ones_the_smaller_id_comes_first() -> None:
+    row = np.zeros((1, 50_000), dtype=np.float32)
+    row[0, [49_999, 12_000, 11_000, 600]] = 3
+    (scores,) = score(row, (2,), 7)
+    assert [i for i, _ in scores.top] == [600, 11_000, 12_000, 49_999, 0, 1, 2]
+
+
 def test_a_certain_token_and_an_impossible_one() -> None:
     row = np.full((1, 1000), -200, dtype=np.float32)
     row[0, 3] = 200

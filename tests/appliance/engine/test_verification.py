@@ -15,7 +15,8 @@ VOCAB_SIZE = 32
 
 
 def sequence(params: SamplingParams) -> Sequence:
-    return Sequence((1, 2, 3), params, vocab_size=VOCAB_SIZE, timeout_s=9, sink=lambda output: None)
+    scratch = np.empty(VOCAB_SIZE, dtype=np.float32)
+    return Sequence((1, 2, 3), params, scratch=scratch, timeout_s=9, sink=lambda output: None)
 
 
 def rows(*token_ids: int) -> NDArray[np.float32]:
