@@ -79,6 +79,8 @@ def main() -> int:
     machine = this_machine()
     print(f"{inputs.manifest.name}, seed {seed}; {machine.cpu_model}, {machine.num_cpus} CPUs,")
     print(f"governor {machine.governor}, {machine.kernel}, load {machine.load_average}")
+    if args.set:
+        print(f"this project's sides with {' '.join(f'{k}={v}' for k, v in args.set.items())}")
     for variant in args.kv:
         _fresh(inputs.saved_prefixes(variant))
     peers = [side for name in args.peers for side in PEERS[name](inputs)]
@@ -98,8 +100,9 @@ def main() -> int:
         f"{fleet.prepared_s / 60:.1f} of them installing and converting"
     )
     if args.json:
-        about = {"model": inputs.manifest.name, "seed": seed, "repeats": args.repeats}
-        report.write_json(args.json, rows, standings, fleet, {**about, "minutes": minutes})
+        about = {"model": inputs.manifest.name, "settings": args.set, "seed": seed}
+        about |= {"repeats": args.repeats, "minutes": minutes}
+        report.write_json(args.json, rows, standings, fleet, about)
     return 0 if all(row.passed or not row.ours for row in rows) else 1
 
 
@@ -119,7 +122,9 @@ def _inputs(args: argparse.Namespace) -> Inputs:
     verify_files(args.model, manifest, checksums=False)
     cache_dir = ROOT / "tests" / ".work" / "bench"
     cache_dir.mkdir(parents=True, exist_ok=True)
-    return Inputs(args.model.absolute(), manifest, args.gguf, args.checkpoint, ROOT, cache_dir)
+    return Inputs(
+        args.model.absolute(), manifest, args.gguf, args.checkpoint, args.set, ROOT, cache_dir
+    )
 
 
 def _prompts(inputs: Inputs, seed: int) -> Prompts:

@@ -9,7 +9,7 @@ state with `attention_mask` 0, and `position_ids` go on without them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from appliance.backends.base import Chunk
 from appliance.backends.block_kv_cache import BlockKVCache
+from appliance.backends.block_pool import BLOCK_SIZE
 from appliance.backends.stateful.host_blocks import HostBlocks
 from appliance.backends.stateful.mask import Mask
 
@@ -25,6 +26,10 @@ from appliance.backends.stateful.mask import Mask
 # each filling 3 ms. Holes may cost as much as getting rid of them would, then they go.
 _HOLES_PER_FILLED_POSITION = 7
 _HOLES_PER_FILLING = 2000
+# A row that leaves through `beam_idx` has OpenVINO copy all that stay, 9 us a position; one that
+# only comes along costs a pass its own positions, and as much as so many more.
+_HOLES_PER_POSITION_THAT_STAYS = 5
+_HOLES_PER_ROW = 350
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +55,7 @@ class Batch:
         self._mask = Mask()
         self._beam_idx = np.zeros(1, dtype=np.int32)
         self._holes_passed = 0
+        self._ended_passed = 0
 
     @property
     def length(self) -> int:
@@ -79,6 +85,16 @@ class Batch:
             self._mask.select(indices)
             self._beam_idx = self._beam_idx[indices]
             self.rows = list(rows)
+            self._ended_passed = 0
+
+    def let_go(self, running: Container[int]) -> None:
+        """Leave the rows whose seats are not among the `running` ones, once taking them along has
+        cost as much as leaving; until then they take part as padding."""
+        staying = [row for row in self.rows if row.seat in running]
+        num_ended = len(self.rows) - len(staying)
+        self._ended_passed += num_ended * (self.length + _HOLES_PER_ROW)
+        if self._ended_passed > _HOLES_PER_POSITION_THAT_STAYS * self.length * len(staying):
+            self.select(staying)
 
     def cut(self, row: Row, num_tokens: int) -> None:
         """Forget everything behind the row's first `num_tokens` tokens."""
@@ -95,13 +111,13 @@ class Batch:
     def squeeze(self, tables: Mapping[int, Sequence[int]], num_new_tokens: int = 0) -> None:
         """Fill the state anew, without its holes, once they have cost as much as that does.
 
-        `tables`: the block tables of all rows by their seat. `num_new_tokens` are going to be
-        computed behind them.
+        `tables`: the block tables of all running sequences by their seat; other rows leave when it
+        is filled. `num_new_tokens` are going to be computed behind them.
         """
         longest = max(len(row.token_ids) for row in self.rows)
         limit = _HOLES_PER_FILLED_POSITION * longest * len(self.rows) + _HOLES_PER_FILLING
         if self._holes_passed + self.num_holes * num_new_tokens > limit:
-            self.fill([(row, tables[row.seat]) for row in self.rows])
+            self.fill([(row, tables[row.seat]) for row in self.rows if row.seat in tables])
 
     def forward(self, parts: Sequence[tuple[Row, Chunk]]) -> NDArray[np.float32]:
         """Compute one chunk for each of some rows, put its KV into the host's blocks.
@@ -150,11 +166,21 @@ class Batch:
         new_kv = self._request.get_output_tensor(1).data.reshape(
             shape.num_variables, len(self.rows), shape.num_heads, width, shape.head_dim
         )
+        # Of every token: its row and column in the pass, its block and its place in there.
+        rows, columns, blocks, offsets = [], [], [], []
         for row, chunk in parts:
-            index, length = self.rows.index(row), len(chunk.token_ids)
-            table = self._kv.block_indices(chunk.slot)
-            self._host.write(table, chunk.start, new_kv[:, index, :, :length])
+            index, table = self.rows.index(row), self._kv.block_indices(chunk.slot)
+            for column in range(len(chunk.token_ids)):
+                block, offset = divmod(chunk.start + column, BLOCK_SIZE)
+                rows.append(index)
+                columns.append(column)
+                blocks.append(table[block])
+                offsets.append(offset)
             row.token_ids.extend(chunk.token_ids)
+        # All rows at once: between passes, whose weights have emptied the caches, every call costs
+        # more than its work.
+        kv = new_kv[:, rows, :, columns]
+        self._host.write(np.array(blocks, dtype=np.intp), np.array(offsets, dtype=np.intp), kv)
 
     def _fill(self, rows: Sequence[tuple[Sequence[int], int]]) -> None:
         shape = self._host.shape
@@ -173,3 +199,4 @@ class Batch:
         self._mask.reset(row_lengths)
         self._beam_idx = np.arange(max(len(row_lengths), 1), dtype=np.int32)
         self._holes_passed = 0
+        self._ended_passed = 0

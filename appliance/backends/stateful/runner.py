@@ -8,7 +8,7 @@ joining is filling one batch with all the rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import openvino as ov
@@ -112,8 +112,7 @@ class StatefulRunner:
 
     def _run(self, batch: Batch, parts: Sequence[tuple[Row, Chunk]]) -> NDArray[np.float32]:
         tables = self._tables()
-        # Rows of sequences that have ended leave here.
-        batch.select([row for row in batch.rows if row.seat in tables])
+        batch.let_go(tables)
         batch.squeeze(tables, max(len(chunk.token_ids) for _, chunk in parts))
         self._num_passes += 1
         batch.last_used = self._num_passes
@@ -154,13 +153,14 @@ class StatefulRunner:
     def _join(self, chunks: Sequence[Chunk]) -> None:
         """Bring rows of several batches together, where it pays."""
         batches = list(dict.fromkeys(self._place(chunk)[0] for chunk in chunks))
+        if len(batches) < 2:
+            return
         tables = self._tables()
-        for batch in batches:
-            batch.select([row for row in batch.rows if row.seat in tables])
-        joined = _that_fit_together(batches)
+        running = {b: [row for row in b.rows if row.seat in tables] for b in batches}
+        joined = _that_fit_together({batch: len(rows) for batch, rows in running.items()})
         if len(joined) < 2:
             return
-        rows = [row for batch in joined for row in batch.rows]
+        rows = [row for batch in joined for row in running[batch]]
         positions = len(rows) * max(len(row.token_ids) for row in rows)
         self._num_spare_passes += len(joined) - 1
         if positions > self._num_spare_passes * _POSITIONS_WORTH_A_PASS:
@@ -196,13 +196,13 @@ class StatefulRunner:
         return batch
 
 
-def _that_fit_together(batches: Sequence[Batch]) -> list[Batch]:
+def _that_fit_together(num_rows_of: Mapping[Batch, int]) -> list[Batch]:
     """As many batches, the shortest first, as can share one length without much padding."""
     joined: list[Batch] = []
-    for batch in sorted(batches, key=lambda batch: batch.length):
+    for batch in sorted(num_rows_of, key=lambda batch: batch.length):
         together = [*joined, batch]
-        num_rows = sum(len(one.rows) for one in together)
-        now = sum(one.length * len(one.rows) for one in together)
+        num_rows = sum(num_rows_of[one] for one in together)
+        now = sum(one.length * num_rows_of[one] for one in together)
         if batch.length * num_rows - now <= _MAX_PADDING:
             joined = together
     return joined

@@ -183,7 +183,36 @@ def test_one_that_ends_leaves_and_the_others_go_on(sequences: Sequences) -> None
     sequences.decode(slots[2], slots[1], times=4)
     sequences.end(slots[2])
     sequences.decode(slots[1], times=2)
-    assert sequences.compiled.take_shapes() == [(2, 1)] * 4 + [(1, 1)] * 2
+    assert sequences.compiled.take_shapes() == [(3, 1)] + [(2, 1)] * 3 + [(1, 1)] * 2
+
+
+def test_one_that_ended_comes_along_while_leaving_would_cost_more(sequences: Sequences) -> None:
+    slots = [sequences.start(sequences.prompt(600)) for _ in range(3)]
+    sequences.decode(*slots)
+    (filled,) = {request for request in sequences.compiled.requests if request.state_length == 601}
+    sequences.end(slots[0])
+    sequences.compiled.take_shapes()
+    sequences.decode(*slots[1:], times=3)
+    assert sequences.compiled.take_shapes() == [(3, 1)] * 3
+    assert filled.state_length == 604, "nothing was filled anew"
+    newcomer = sequences.start(sequences.prompt(600))
+    sequences.compiled.take_shapes()
+    sequences.decode(newcomer, *slots[1:], times=10)
+    assert sequences.compiled.take_shapes() == [(3, 1)] * 10, "it left when another one joined"
+    sequences.end(newcomer)
+    sequences.decode(*slots[1:], times=10)
+    assert sequences.compiled.take_shapes()[-1] == (2, 1)
+
+
+def test_a_row_that_came_along_can_be_gone_on_with(sequences: Sequences) -> None:
+    slots = [sequences.start(sequences.prompt(300)) for _ in range(2)]
+    sequences.decode(*slots)
+    text = list(sequences.texts[slots[0]])
+    sequences.end(slots[0])
+    sequences.decode(slots[1])
+    sequences.end(slots[1])
+    slot = sequences.start([*text, 1, 2, 3])
+    sequences.decode(slot, times=2)
 
 
 def test_a_long_one_does_not_make_the_short_ones_long(sequences: Sequences) -> None:

@@ -25,6 +25,13 @@ def parse(bars: Sequence[str], peers: Sequence[str], variants: Sequence[str]) ->
     for name, known in (("only", bars), ("kv", variants), ("peers", peers)):
         told = f"some of {', '.join(known)}; default: all"
         add(f"--{name}", type=_some_of(known), default=tuple(known), metavar="A,B", help=told)
+    add(
+        "--set",
+        type=_settings,
+        default={},
+        metavar='"KEY=VALUE ..."',
+        help="settings of this project's sides, such as engine.inference_precision=f32",
+    )
     add("--repeats", type=float, default=1.0, metavar="SHARE", help="fewer repeats; default: 1")
     add("--quick", dest="repeats", action="store_const", const=0.5, help="half the repeats")
     add("--json", type=_path, metavar="FILE", help="everything that was measured")
@@ -34,6 +41,13 @@ def parse(bars: Sequence[str], peers: Sequence[str], variants: Sequence[str]) ->
 
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
+
+
+def _settings(text: str) -> dict[str, str]:
+    settings = dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
+    if unknown := [pair for pair in text.split() if pair.split("=", 1)[0] not in settings]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not KEY=VALUE")
+    return settings
 
 
 def _some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:

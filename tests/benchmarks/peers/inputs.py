@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,14 @@ from appliance.model_dir import Manifest
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """`model_dir` is a model directory, `gguf` and `checkpoint` the same weights in the forms that
-    some peers want. `root` is the checkout, `cache_dir` keeps conversions from run to run."""
+    some peers want. `settings` are those of this project's sides beyond their own. `root` is the
+    checkout, `cache_dir` keeps conversions from run to run."""
 
     model_dir: Path
     manifest: Manifest
     gguf: Path | None
     checkpoint: Path | None
+    settings: Mapping[str, str]
     root: Path
     cache_dir: Path
 

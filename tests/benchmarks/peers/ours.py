@@ -48,7 +48,7 @@ def sides(inputs: Inputs, variants: Sequence[str]) -> list[Side]:
     """Every side of ours. Where a bar is not about drafts or saved prefixes, there are none."""
     made = []
     for variant in variants:
-        plain = {"engine.kv_cache": variant, DRAFTS: "false"}
+        plain = {**inputs.settings, "engine.kv_cache": variant, DRAFTS: "false"}
         saved = {**plain, SAVED_PREFIXES_DIR: str(inputs.saved_prefixes(variant))}
         made += [
             _in_process(inputs, variant, plain),
