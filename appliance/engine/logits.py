@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 # Tokens whose weights are summed up together.
 BLOCK = 256
-# 96 KiB of float32, and whole blocks.
+# 96 KiB of float32, whole blocks, and whole bytes of a bit per token.
 _PIECE = 96 * BLOCK
 _GROUPS = 4096
 
@@ -82,14 +82,22 @@ def are_largest(values: NDArray[np.float32], num: int) -> NDArray[np.bool_]:
     return marks
 
 
-def gather(
-    logits: NDArray[np.float32], ids: NDArray[np.intp], out: NDArray[np.float32]
+def compress(
+    logits: NDArray[np.float32], bits: NDArray[np.uint8], out: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """`logits[ids]`, in the beginning of `out`; that may be `logits` itself, for `ids` ascend."""
-    for begin in range(0, len(ids), _PIECE):
-        some = ids[begin : begin + _PIECE]
-        out[begin : begin + len(some)] = logits[some]
-    return out[: len(ids)]
+    """The logits whose bit is 1, in their order, in the beginning of `out`, which may be `logits`.
+
+    `bits`: uint8 `(ceil(len(logits) / 8),)`, the lowest bit of a byte first.
+    """
+    end = 0
+    for number, piece in enumerate(_pieces(logits)):
+        some = bits[number * _PIECE // 8 : (number + 1) * _PIECE // 8]
+        # Chosen by marks, not by ids, which are eight bytes each and took longer than all the rest.
+        marks = np.unpackbits(some, count=len(piece), bitorder="little").view(np.bool_)
+        chosen = piece[marks]
+        out[end : end + len(chosen)] = chosen
+        end += len(chosen)
+    return out[:end]
 
 
 def _pieces(logits: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -23,12 +23,13 @@ from appliance.engine.logits import (
     are_largest,
     at_least,
     block_sums,
-    gather,
+    compress,
     largest,
     weights,
 )
 from appliance.engine.penalties import Penalties
 from appliance.engine.sampling_params import SamplingParams
+from appliance.engine.token_constraint import AllowedTokens
 
 # What float32 makes of the logarithm of a weight is off by less, for all weights above 0.
 _ROUNDING = 1e-3
@@ -51,19 +52,21 @@ class Sampler:
             Penalties(params, prompt_ids, len(scratch)) if params.changes_logits else None
         )
 
-    def sample(self, logits: NDArray[np.float32], allowed: NDArray[np.intp] | None = None) -> int:
+    def sample(self, logits: NDArray[np.float32], allowed: AllowedTokens | None = None) -> int:
         """Choose the next token from `logits`, float32 `(vocab_size,)`, and count it as said.
 
-        With `allowed`, ascending token ids, it is one of those, as if there were no others.
+        With `allowed` it is one of those, as if there were no others.
         """
         if self._penalties is not None:
             np.copyto(self._scratch, logits)
             logits = self._scratch
             self._penalties.apply(logits)
+        if allowed is not None and allowed.are_all:
+            allowed = None
         if allowed is not None:
-            logits = gather(logits, allowed, self._scratch)
+            logits = compress(logits, allowed.bits, self._scratch)
         choice = int(logits.argmax()) if self._random is None else self._draw(logits, self._random)
-        token_id = choice if allowed is None else int(allowed[choice])
+        token_id = choice if allowed is None else allowed.id_at(choice)
         if self._penalties is not None:
             self._penalties.count(token_id)
         return token_id

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from appliance.backends.base import Chunk
 from appliance.engine.sequence import FinishReason, Sequence, StepOutput
-from appliance.engine.token_constraint import allowed_ids
+from appliance.engine.token_constraint import AllowedTokens
 from appliance.engine.token_scores import TokenScores, score
 from appliance.errors import ApplianceError
 
@@ -97,6 +97,6 @@ def verify(sequence: Sequence, chunk: Chunk, logits: NDArray[np.float32]) -> Ver
 def _next_token(sequence: Sequence, logits: NDArray[np.float32]) -> tuple[int, FinishReason | None]:
     """The token chosen from one position's logits, and why the answer ends with it, if it does."""
     constraint = sequence.constraint
-    allowed = None if constraint is None else allowed_ids(constraint, len(logits))
+    allowed = None if constraint is None else AllowedTokens(constraint.allowed(), len(logits))
     token_id = sequence.sampler.sample(logits, allowed)
     return token_id, sequence.append(token_id)

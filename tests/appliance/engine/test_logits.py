@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from appliance.engine.logits import BLOCK, are_largest, at_least, block_sums, gather, largest
+from appliance.engine.logits import BLOCK, are_largest, at_least, block_sums, compress, largest
 
 # On both sides of every limit between ways to go, and of a whole number of blocks and groups.
 SIZES = (1, 2, 255, 256, 257, 4096, 8191, 8192, 8193, 24_576, 24_577, 49_300)
@@ -85,10 +85,14 @@ def test_block_sums_are_right_to_six_digits(size: int, temperature: float) -> No
 
 
 @pytest.mark.parametrize("num_left_out", [0, 1, 20_000, 49_299])
-def test_gathering_within_the_same_memory_overwrites_nothing_too_early(num_left_out: int) -> None:
-    logits = logits_of(3, 49_300, None)
-    left_out = np.random.default_rng(4).choice(49_300, num_left_out, replace=False)
-    ids = np.setdiff1d(np.arange(49_300), left_out)
-    expected = logits[ids]
-    assert np.array_equal(gather(logits, ids, out=np.empty_like(logits)), expected)
-    assert np.array_equal(gather(logits, ids, out=logits), expected)
+@pytest.mark.parametrize("size", [49_152, 49_299, 49_300])
+def test_compressing_within_the_same_memory_overwrites_nothing_too_early(
+    size: int, num_left_out: int
+) -> None:
+    logits = logits_of(3, size, None)
+    marks = np.ones(size, dtype=np.bool_)
+    marks[np.random.default_rng(4).permutation(size)[:num_left_out]] = False
+    bits = np.packbits(marks, bitorder="little")
+    expected = logits[marks]
+    assert np.array_equal(compress(logits, bits, out=np.empty_like(logits)), expected)
+    assert np.array_equal(compress(logits, bits, out=logits), expected)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from appliance.engine.sampler import Sampler
 from appliance.engine.sampling_params import MIN_REPETITION_PENALTY, SamplingParams
+from appliance.engine.token_constraint import AllowedTokens
 
 QWEN_VOCAB_SIZE = 151_936
 
@@ -29,6 +30,12 @@ def sampler(
 ) -> Sampler:
     scratch = np.empty(vocab_size, dtype=np.float32)
     return Sampler(SamplingParams(1, **params), prompt_ids, scratch)
+
+
+def allowing(ids: Sequence[int] | NDArray[np.intp], vocab_size: int = 64) -> AllowedTokens:
+    marks = np.zeros(vocab_size, dtype=np.bool_)
+    marks[ids] = True
+    return AllowedTokens(np.packbits(marks, bitorder="little").tobytes(), vocab_size)
 
 
 class Reference:
@@ -390,10 +397,13 @@ def test_no_memory_of_the_vocabulary_s_size_is_taken(
     one = sampler({**params, "seed": 1}, range(100), QWEN_VOCAB_SIZE)
     logits = logits_of(1, QWEN_VOCAB_SIZE)
     logits[9000] = 22
-    allowed = None if num_left_out is None else np.arange(num_left_out, QWEN_VOCAB_SIZE)
+    mask = None
+    if num_left_out is not None:
+        ids = np.arange(num_left_out, QWEN_VOCAB_SIZE)
+        mask = allowing(ids, QWEN_VOCAB_SIZE).bits.tobytes()
     tracemalloc.start()
     try:
-        one.sample(logits, allowed)
+        one.sample(logits, None if mask is None else AllowedTokens(mask, QWEN_VOCAB_SIZE))
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -423,9 +433,90 @@ def test_whatever_is_in_range_chooses_a_token(
     seed: int, params: dict[str, Any], allowed: set[int] | None
 ) -> None:
     """A logit that overflows would end the engine, for everybody; numpy's warning is an error."""
-    ids = None if allowed is None else np.array(sorted(allowed), dtype=np.intp)
+    tokens = None if allowed is None else allowing(sorted(allowed))
     one = sampler(params, prompt_ids=range(0, 64, 3))
     for spread in (0.0, 3.0, 1000.0):
         for _ in range(3):
-            token_id = one.sample(logits_of(seed, 64, spread), ids)
+            token_id = one.sample(logits_of(seed, 64, spread), tokens)
             assert 0 <= token_id < 64 and (allowed is None or token_id in allowed)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    params=st.fixed_dictionaries(
+        {"seed": st.integers(0, 1000)},
+        optional={
+            "temperature": st.sampled_from([0, 0.3, 0.7, 2]),
+            "top_p": st.floats(0.01, 1),
+            "top_k": st.integers(0, 5000),
+            "min_p": st.floats(0, 1),
+        },
+    ),
+    vocab_size=st.sampled_from([64, 1001, 24_577, 49_300]),
+    share=st.sampled_from([0.001, 0.1, 0.5, 0.98, 1.0]),
+    levels=st.sampled_from([None, 4]),
+)
+def test_those_allowed_are_chosen_from_as_if_there_were_no_others(
+    params: dict[str, Any], vocab_size: int, share: float, levels: int | None
+) -> None:
+    """The very tokens that a vocabulary of those allowed gives, ties and all."""
+    random = np.random.default_rng(params["seed"])
+    ids = np.union1d(np.flatnonzero(random.random(vocab_size) < share), vocab_size // 2)
+    allowed = allowing(ids, vocab_size)
+    one, alone = sampler(params, (), vocab_size), sampler(params, (), len(ids))
+    for step in range(3):
+        logits = logits_of(step, vocab_size)
+        if levels is not None:
+            logits = random.integers(0, levels, vocab_size).astype(np.float32)
+        before = logits.copy()
+        assert one.sample(logits, allowed) == ids[alone.sample(logits[ids])]
+        assert np.array_equal(logits, before), "the runner's logits were written to"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    params=st.fixed_dictionaries(
+        {"seed": st.integers(0, 1000)},
+        optional={
+            "temperature": st.floats(0.05, 2),
+            "top_p": st.floats(0.01, 1),
+            "top_k": st.integers(2, 80),
+            "min_p": st.floats(0, 1),
+            "frequency_penalty": st.floats(-2, 2),
+            "repetition_penalty": st.floats(0.2, 5),
+            "logit_bias": st.dictionaries(st.integers(0, 63), st.floats(-100, 100), max_size=4),
+        },
+    ),
+    allowed=st.sets(st.integers(0, 63), min_size=1),
+)
+def test_under_a_rule_any_mix_of_parameters_does_what_the_reference_does(
+    params: dict[str, Any], allowed: set[int]
+) -> None:
+    """The reference is given no chance for the others: a logit that no bias or penalty raises."""
+    if SamplingParams(1, **params).greedy:
+        params["top_p"] = 1.0
+    prompt_ids = [1, 5, 5, 9]
+    one, reference = sampler(params, prompt_ids), Reference(params, prompt_ids)
+    random = np.random.Generator(np.random.PCG64(params["seed"]))
+    others = sorted(set(range(64)) - allowed)
+    for step in range(6):
+        logits = logits_of(step, 64)
+        ruled = logits.copy()
+        ruled[others] = -np.inf
+        expected, margin = reference.draw(ruled, random.random())
+        got = one.sample(logits, allowing(sorted(allowed)))
+        assert got in allowed
+        assert got == expected or margin < 1e-5, (step, margin)
+        reference.answer_ids.append(got)
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0}, {"top_k": 20}, {"top_k": 64}], ids=str)
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_what_is_not_allowed_is_not_drawn_whatever_the_logits(
+    params: dict[str, Any], value: float
+) -> None:
+    logits = logits_of(1, 64)
+    logits[10:] = value
+    for ids in (range(10, 60), [63], range(5, 64)):
+        assert sampler(params).sample(logits, allowing(ids)) in ids

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from appliance.backends.base import Backend
@@ -16,7 +18,7 @@ from appliance.engine.generation import Generation
 from appliance.engine.sampler import Sampler
 from appliance.engine.sampling_params import SamplingParams
 from appliance.engine.sequence import FinishReason, StepOutput
-from appliance.engine.token_constraint import allowed_ids
+from appliance.engine.token_constraint import AllowedTokens
 from appliance.errors import ApplianceError
 from tests.appliance.engine.engine_harness import collect, until
 from tests.fakes import FakeConstraint, FakeKVCache, FakeRunner, echo_sum, fake_backend
@@ -95,14 +97,57 @@ def answer_under(
     return [i for output in outputs for i in output.token_ids], outputs[-1].finish_reason
 
 
+def ids_of(allowed: AllowedTokens) -> list[int]:
+    ids: list[int] = np.flatnonzero(np.unpackbits(allowed.bits, bitorder="little")).tolist()
+    return ids
+
+
 def test_bits_stand_for_ids_the_lowest_first() -> None:
     constraint = FakeConstraint(lambda answer: (0, 9, 31, 298), vocab_size=300)
-    assert allowed_ids(constraint, 300).tolist() == [0, 9, 31, 298]
+    assert ids_of(AllowedTokens(constraint.allowed(), 300)) == [0, 9, 31, 298]
 
 
 def test_bits_behind_the_vocabulary_do_not_count() -> None:
     constraint = FakeConstraint(lambda answer: (3, 299), vocab_size=320)
-    assert allowed_ids(constraint, 299).tolist() == [3]
+    for vocab_size in (299, 298, 297, 8, 4):
+        allowed = AllowedTokens(constraint.allowed(), vocab_size)
+        assert ids_of(allowed) == [3]
+        assert not allowed.are_all
+
+
+def test_tokens_without_a_bit_are_not_allowed() -> None:
+    constraint = FakeConstraint(lambda answer: range(299), vocab_size=299)
+    assert ids_of(AllowedTokens(constraint.allowed(), 4000)) == list(range(299))
+
+
+@pytest.mark.parametrize("vocab_size", [1, 7, 8, 9, 151_936])
+def test_all_are_those_of_the_vocabulary(vocab_size: int) -> None:
+    mask = b"\xff" * (vocab_size // 8 + 40)
+    assert AllowedTokens(mask, vocab_size).are_all
+    if vocab_size > 1:
+        assert not AllowedTokens(b"\xfe" + mask[1:], vocab_size).are_all
+
+
+@pytest.mark.parametrize("mask", [b"", bytes(40), bytes(37) + b"\xf0\xff\xff"])
+def test_a_rule_that_allows_nothing_is_an_error(mask: bytes) -> None:
+    with pytest.raises(AssertionError, match="complete"):
+        AllowedTokens(mask, 300)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    vocab_size=st.integers(1, 3000),
+    share=st.sampled_from([0.001, 0.1, 0.5, 0.98, 1.0]),
+)
+def test_each_place_is_that_of_its_token(seed: int, vocab_size: int, share: float) -> None:
+    random = np.random.default_rng(seed)
+    marks = random.random(vocab_size) < share
+    marks[random.integers(vocab_size)] = True
+    allowed = AllowedTokens(np.packbits(marks, bitorder="little").tobytes(), vocab_size)
+    ids = np.flatnonzero(marks).tolist()
+    assert ids_of(allowed) == ids
+    assert [allowed.id_at(place) for place in range(len(ids))] == ids
 
 
 def test_the_model_cannot_leave_the_rule() -> None:
@@ -167,6 +212,8 @@ def test_an_end_token_ends_it_only_where_the_rule_may_end() -> None:
 def test_sampling_sees_allowed_tokens_only(params: dict[str, Any]) -> None:
     """Under every parameter the draw is that of a vocabulary that has no other tokens."""
     ids = np.array([0, 3, 6, 9, 12, 40])
+    mask = FakeConstraint(lambda answer: ids.tolist()).allowed()
+    allowed = AllowedTokens(mask, 300)
     renamed = {i: int(token_id) for i, token_id in enumerate(ids)}
     wishes = {"max_tokens": 9, "temperature": 1.0, "seed": 4, **params}
     bias = wishes.pop("logit_bias", {})
@@ -179,7 +226,7 @@ def test_sampling_sees_allowed_tokens_only(params: dict[str, Any]) -> None:
     drawn = []
     for step in range(50):
         logits = runner.logits_behind((step,))
-        drawn.append(large.sample(logits, ids))
+        drawn.append(large.sample(logits, allowed))
         assert drawn[-1] == renamed[small.sample(logits[ids])]
     assert len(set(drawn)) > 1
 
