@@ -51,6 +51,8 @@ class EngineSide:
     """The appliance and an event loop that runs while a verb does."""
 
     def __init__(self, model_dir: Path, settings: dict[str, str], *, margins: bool) -> None:
+        import uvloop
+
         from appliance.app import Appliance
         from appliance.backends.create import create_backend
         from appliance.config import load_config
@@ -74,7 +76,7 @@ class EngineSide:
         failures: list[ApplianceError] = []
         self._appliance = Appliance(config, backend)
         self._appliance.on_failure = failures.append
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()  # as `serve` has it
         self._loop.run_until_complete(self._appliance.start())
         if failures:
             raise failures[0]
