@@ -11,7 +11,6 @@ Verbs besides those of all workers: `stats` (what the KV cache holds), `generate
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import sys
 import time
