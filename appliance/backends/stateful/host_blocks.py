@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -108,8 +110,7 @@ class _Floats:
     """The values themselves."""
 
     def __init__(self, shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> None:
-        # Zero pages until they are written: blocks that were never used cost no memory.
-        self._values = np.zeros(shape, dtype)
+        self._values = _untouched(shape, dtype)
         self.arrays: tuple[NDArray[Any], ...] = (self._values,)
 
     def put(
@@ -125,9 +126,9 @@ class _Steps:
     """8-bit steps between the smallest and the largest value of each token and head."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self._steps = np.zeros(shape, np.uint8)
-        self._smallest = np.zeros((*shape[:-1], 1), np.float32)
-        self._size = np.zeros((*shape[:-1], 1), np.float32)
+        self._steps = _untouched(shape, np.uint8)
+        self._smallest = _untouched((*shape[:-1], 1), np.float32)
+        self._size = _untouched((*shape[:-1], 1), np.float32)
         self.arrays: tuple[NDArray[Any], ...] = (self._steps, self._smallest, self._size)
 
     def put(
@@ -146,6 +147,17 @@ class _Steps:
         out[:] = self._steps[blocks, variable]
         out *= self._size[blocks, variable]
         out += self._smallest[blocks, variable]
+
+
+def _untouched(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """Zeros that cost no memory until they are written, and then no more than a page.
+
+    numpy would ask for large pages. To make one of 2 MB takes the kernel 5 ms here, in the middle
+    of a prompt, and few of its tokens are written at that time.
+    """
+    num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype).reshape(shape)
 
 
 def _storage(num_blocks: int, shape: KVShape, precision: Precision) -> Storage:
