@@ -87,12 +87,15 @@ class Batch:
             self.rows = list(rows)
             self._ended_passed = 0
 
-    def let_go(self, running: Container[int]) -> None:
+    def let_go(self, running: Container[int], num_new_tokens: int) -> None:
         """Leave the rows whose seats are not among the `running` ones, once taking them along has
-        cost as much as leaving; until then they take part as padding."""
+        cost as much as leaving; until then they take part as padding.
+
+        `num_new_tokens` are going to be computed in each row.
+        """
         staying = [row for row in self.rows if row.seat in running]
         num_ended = len(self.rows) - len(staying)
-        self._ended_passed += num_ended * (self.length + _HOLES_PER_ROW)
+        self._ended_passed += num_ended * (self.length + _HOLES_PER_ROW) * num_new_tokens
         if self._ended_passed > _HOLES_PER_POSITION_THAT_STAYS * self.length * len(staying):
             self.select(staying)
 

@@ -112,8 +112,9 @@ class StatefulRunner:
 
     def _run(self, batch: Batch, parts: Sequence[tuple[Row, Chunk]]) -> NDArray[np.float32]:
         tables = self._tables()
-        batch.let_go(tables)
-        batch.squeeze(tables, max(len(chunk.token_ids) for _, chunk in parts))
+        width = max(len(chunk.token_ids) for _, chunk in parts)
+        batch.let_go(tables, width)
+        batch.squeeze(tables, width)
         self._num_passes += 1
         batch.last_used = self._num_passes
         return batch.forward(parts)

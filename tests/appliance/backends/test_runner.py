@@ -204,6 +204,15 @@ def test_one_that_ended_comes_along_while_leaving_would_cost_more(sequences: Seq
     assert sequences.compiled.take_shapes()[-1] == (2, 1)
 
 
+def test_one_that_ended_leaves_before_a_pass_of_many_tokens(sequences: Sequences) -> None:
+    slots = [sequences.start(sequences.prompt(600)) for _ in range(3)]
+    sequences.decode(*slots)
+    sequences.end(slots[0])
+    sequences.compiled.take_shapes()
+    sequences.step({slot: sequences.random_ids(20) for slot in slots[1:]})
+    assert sequences.compiled.take_shapes() == [(2, 20)]
+
+
 def test_a_row_that_came_along_can_be_gone_on_with(sequences: Sequences) -> None:
     slots = [sequences.start(sequences.prompt(300)) for _ in range(2)]
     sequences.decode(*slots)
