@@ -86,20 +86,35 @@ class Reference:
 
 
 def assert_draws_like_the_reference(
-    params: dict[str, Any], *, vocab_size: int = 64, draws: int = 20, logits_seed: int = 0
+    params: dict[str, Any],
+    *,
+    vocab_size: int = 64,
+    draws: int = 20,
+    logits_seed: int = 0,
+    allowed: set[int] | None = None,
 ) -> None:
-    """A seeded sampler takes the very tokens the reference takes for the same uniform numbers."""
+    """A seeded sampler takes the very tokens the reference takes for the same uniform numbers.
+
+    To what is not `allowed` the reference is given no chance: a logit that no bias or penalty
+    raises.
+    """
     prompt_ids = [1, 5, 5, 9]
     seed = params.setdefault("seed", 11)
     sampled = sampler(params, prompt_ids, vocab_size)
     reference = Reference(params, prompt_ids)
     random = np.random.Generator(np.random.PCG64(seed))
+    may_be = set(range(vocab_size)) if allowed is None else allowed
+    tokens = None if allowed is None else allowing(sorted(allowed), vocab_size)
+    others = sorted(set(range(vocab_size)) - may_be)
     for step in range(draws):
         logits = logits_of(1000 * logits_seed + step, vocab_size)
         before = logits.copy()
-        expected, margin = reference.draw(logits, random.random())
-        got = sampled.sample(logits)
+        ruled = logits.copy()
+        ruled[others] = -np.inf
+        expected, margin = reference.draw(ruled, random.random())
+        got = sampled.sample(logits, tokens)
         assert np.array_equal(logits, before), "the runner's logits were written to"
+        assert got in may_be
         # float32 and float64 may disagree about a number that falls on a border.
         assert got == expected or margin < 1e-5, (step, margin)
         reference.answer_ids.append(got)
@@ -492,22 +507,9 @@ def test_those_allowed_are_chosen_from_as_if_there_were_no_others(
 def test_under_a_rule_any_mix_of_parameters_does_what_the_reference_does(
     params: dict[str, Any], allowed: set[int]
 ) -> None:
-    """The reference is given no chance for the others: a logit that no bias or penalty raises."""
     if SamplingParams(1, **params).greedy:
         params["top_p"] = 1.0
-    prompt_ids = [1, 5, 5, 9]
-    one, reference = sampler(params, prompt_ids), Reference(params, prompt_ids)
-    random = np.random.Generator(np.random.PCG64(params["seed"]))
-    others = sorted(set(range(64)) - allowed)
-    for step in range(6):
-        logits = logits_of(step, 64)
-        ruled = logits.copy()
-        ruled[others] = -np.inf
-        expected, margin = reference.draw(ruled, random.random())
-        got = one.sample(logits, allowing(sorted(allowed)))
-        assert got in allowed
-        assert got == expected or margin < 1e-5, (step, margin)
-        reference.answer_ids.append(got)
+    assert_draws_like_the_reference(params, draws=6, allowed=allowed)
 
 
 @pytest.mark.parametrize("params", [{"temperature": 0}, {"top_k": 20}, {"top_k": 64}], ids=str)
