@@ -44,9 +44,12 @@ def _path(text: str) -> Path | None:
 
 
 def _settings(text: str) -> dict[str, str]:
-    settings = dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
-    if unknown := [pair for pair in text.split() if pair.split("=", 1)[0] not in settings]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not KEY=VALUE")
+    settings = {}
+    for pair in text.split():
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError(f"{pair!r} is not KEY=VALUE")
+        settings[key] = value
     return settings
 
 
